@@ -149,7 +149,7 @@ def read_config_file(job_class: type[BaseModel], path: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {path}: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"--config {path}: expected a mapping of option names to values, got {type(values).__name__}.")
+        raise ConfigError(f"--config {path}: expected option names and values, got a {type(values).__name__}.")
     _refuse_unknown_keys(job_class, values, path)
     try:
         job_class.model_validate(values)
@@ -185,7 +185,7 @@ def flag_names(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _refuse_unknown_flags(job_class: type[BaseModel], flags: Sequence[str]) -> None:
-    known = flag_names(job_class) + ["help"]
+    known = [*flag_names(job_class), "help"]
     for flag in flags:
         if not flag.startswith("--"):
             continue

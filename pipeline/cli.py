@@ -1,0 +1,250 @@
+"""masklake: the command line. Verbs that read tables need neither torch nor ray."""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from pipeline.errors import ConfigError, ManifestError, MasklakeError, PromptError, WeightsError
+
+JOBS: dict[str, str] = {
+    "refer_corpus": "jobs.refer_corpus:ReferCorpus",
+}
+"""Job name to `module:config class`; also `python jobs/NAME.py`."""
+
+EXIT_CRASH = 1
+EXIT_USAGE = 2
+EXIT_WEIGHTS = 5
+EXIT_INTERRUPTED = 130
+
+Positional = tyro.conf.Positional
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb and exit with its code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        sys.exit(0 if arguments else EXIT_USAGE)
+    verb, *rest = arguments
+    if verb == "--version":
+        print(installed_version())
+        sys.exit(0)
+    if verb not in VERBS:
+        print(f"masklake: no verb {verb!r}.\n\n{overview()}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    sys.exit(exit_code_of(lambda: VERBS[verb](rest)))
+
+
+def exit_code_of(call: Callable[[], int]) -> int:
+    """What a call returns, or the documented code of the error it raised, with its message on stderr."""
+    try:
+        return call()
+    except (ConfigError, ManifestError, PromptError) as error:
+        print(f"masklake: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except WeightsError as error:
+        print(f"masklake: {error}", file=sys.stderr)
+        return EXIT_WEIGHTS
+    except MasklakeError as error:
+        print(f"masklake: {type(error).__name__}: {error}", file=sys.stderr)
+        return EXIT_CRASH
+    except KeyboardInterrupt:
+        print("masklake: interrupted; run the same command again to go on.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def overview() -> str:
+    """The verbs, one line each."""
+    lines = [f"  {name:8} {(verb.__doc__ or '').splitlines()[0]}" for name, verb in VERBS.items()]
+    return "usage: masklake VERB [OPTIONS]    (masklake VERB --help tells a verb's options)\n\n" + "\n".join(lines)
+
+
+def installed_version() -> str:
+    """Version of the installed package, or of the source tree."""
+    from pipeline.code_version import package_version
+
+    return package_version()
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a corpus job: masklake run refer_corpus --manifest M --output O."""
+    name, rest = _job_name(arguments)
+    return _run_job(name, rest)
+
+
+def plan(arguments: Sequence[str]) -> int:
+    """Print what a job would do: units, frames, bytes, what is committed, an estimate of time."""
+    name, rest = _job_name(arguments)
+    return _run_job(name, [*rest, "--dry-run"])
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """Generate clips, run refer_corpus on them with the tiny model, show the table."""
+    from pipeline.cluster.demo import run_demo
+
+    return _call(run_demo, arguments, "demo")
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    """Say what this machine has and what is missing."""
+    from pipeline.cluster.doctor import run_doctor
+
+    return _call(run_doctor, arguments, "doctor")
+
+
+def synth(arguments: Sequence[str]) -> int:
+    """Write clips of the procedural world: mp4s, a manifest, the truth."""
+    from pipeline.cluster.demo import write_synthetic_corpus
+
+    return _call(write_synthetic_corpus, arguments, "synth")
+
+
+def status(arguments: Sequence[str]) -> int:
+    """Say how far a run is, from its commits."""
+    return _call(_status, arguments, "status")
+
+
+def query(arguments: Sequence[str]) -> int:
+    """Run SQL over the committed tables: masks, tracks, frames, errors, commits, runs."""
+    return _call(_query, arguments, "query")
+
+
+def weights(arguments: Sequence[str]) -> int:
+    """List, fetch and verify model weights."""
+    return _call(_weights, arguments, "weights")
+
+
+def gc(arguments: Sequence[str]) -> int:
+    """Find, and with --delete remove, staged files that no commit names."""
+    return _call(_gc, arguments, "gc")
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    verb.__name__: verb for verb in (demo, doctor, plan, run, status, query, weights, synth, gc)
+}
+
+
+def _job_name(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    if arguments and not arguments[0].startswith("-"):
+        if arguments[0] not in JOBS:
+            raise ConfigError(f"no job {arguments[0]!r}; known: {', '.join(JOBS)}.")
+        return arguments[0], list(arguments[1:])
+    return "refer_corpus", list(arguments)
+
+
+def _run_job(name: str, arguments: Sequence[str]) -> int:
+    module_name, _, class_name = JOBS[name].partition(":")
+    job_class = getattr(import_module(module_name), class_name)
+    from pipeline.cluster.job import main as job_main
+
+    return job_main(job_class, arguments, prog=name)
+
+
+def _call(function: Callable[..., Any], arguments: Sequence[str], verb: str) -> int:
+    return int(tyro.cli(function, prog=f"masklake {verb}", args=list(arguments)) or 0)
+
+
+def _status(lake: Positional[str], run_id: str | None = None) -> int:
+    """Say how far a run is, from its commits.
+
+    Args:
+        lake: root of the lake, as given to --output.
+        run_id: one run of it; by default each.
+    """
+    from pipeline.query import open_run
+
+    text = open_run(lake, run_id=run_id).sql(
+        """
+        SELECT runs.run_id, method, model, n_units AS units_planned,
+               (SELECT count(DISTINCT unit_id) FROM commits WHERE commits.run_id = runs.run_id) AS units_committed,
+               (SELECT count(*) FROM errors WHERE errors.run_id = runs.run_id) AS inputs_failed,
+               (SELECT coalesce(sum(frames), 0) FROM commits WHERE commits.run_id = runs.run_id) AS frames,
+               (SELECT coalesce(sum(rows), 0) FROM commits WHERE commits.run_id = runs.run_id) AS mask_rows,
+               started, finished
+        FROM runs ORDER BY started
+        """
+    )
+    print(text)
+    return 0
+
+
+def _query(
+    lake: Positional[str],
+    sql: Positional[str] = "",
+    run_id: str | None = None,
+    format: Literal["table", "csv", "json"] = "table",
+    macros: bool = False,
+) -> int:
+    """Run SQL over the committed tables: masks, tracks, frames, errors, commits, runs.
+
+    Args:
+        lake: root of the lake, as given to --output.
+        sql: the query; read from standard input when it is left out.
+        run_id: one run of the lake; by default all.
+        format: how to print the result.
+        macros: list the ready macros instead.
+    """
+    import duckdb
+
+    from pipeline.query import open_run
+    from pipeline.query_macros import describe_macros
+
+    if macros:
+        print(describe_macros())
+        return 0
+    opened = open_run(lake, run_id=run_id)
+    try:
+        relation = opened.sql(sql or sys.stdin.read())
+        if relation is None:
+            return 0
+        if format == "table":
+            relation.show(max_rows=200)
+        elif format == "csv":
+            print(relation.df().to_csv(index=False), end="")
+        else:
+            print(relation.df().to_json(orient="records", lines=True, date_format="iso"), end="")
+    except duckdb.Error as error:
+        raise ConfigError(f"query: {error}") from error
+    return 0
+
+
+def _gc(lake: Positional[str], delete: bool = False, grace_hours: float = 24.0) -> int:
+    """Find, and with --delete remove, staged files that no commit names.
+
+    Args:
+        lake: root of the lake, as given to --output.
+        delete: remove them; otherwise they are only listed.
+        grace_hours: leave files younger than this alone: a running attempt may still commit them.
+    """
+    from pipeline.io.gc import collect_garbage
+    from pipeline.io.storage import open_store
+
+    report = collect_garbage(open_store(lake), grace_seconds=grace_hours * 3600, dry_run=not delete)
+    print(report.render())
+    return 0
+
+
+def _weights(
+    action: Positional[Literal["list", "info", "pull", "verify", "path"]],
+    name: Positional[str] = "",
+    offline: bool = False,
+    trust_unpinned: Annotated[bool, tyro.conf.arg(help="Accept and pin a hash that nobody has pinned yet.")] = False,
+) -> int:
+    """List, fetch and verify model weights.
+
+    Args:
+        action: list every model; info, pull (fetch), verify (hash again) or path of one.
+        name: a model's name, path or URI; not for list.
+        offline: look at this machine and mirrors only.
+    """
+    from pipeline.io.weights_report import weights_report
+
+    print(weights_report(action, name, offline=offline, trust_unpinned=trust_unpinned))
+    return 0
+
+
+if __name__ == "__main__":
+    main()

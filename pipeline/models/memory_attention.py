@@ -1,0 +1,173 @@
+"""SAM2's memory attention, run over its own modules with real-valued RoPE and memory tokens that may be dropped.
+
+Axes: R rows, N tokens of the current frame (h w cells), M memory tokens, D decoder channels, C memory channels,
+E half of D (one angle per pair of channels).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROPE_THETA = 10000.0
+SINE_TEMPERATURE = 10000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Cosines and sines of a two-axis rotary position code, (..., tokens, E)."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def at(self, index_RM: Tensor) -> "Rotation":
+        """The code of chosen tokens, per row."""
+        return Rotation(self.cos[index_RM], self.sin[index_RM])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryTokens:
+    """Keys and values to be, spatial tokens first and pointers, which carry no rotary code, last.
+
+    Attributes:
+        memory_RMC: values; keys add `position_RMC` to them.
+        position_RMC: sine and temporal codes.
+        rotation: of the spatial tokens: (N, E), one frame's grid for every frame, or (R, spatial, E).
+        num_spatial: tokens that get the rotary code.
+        valid_RM: bool, False where a row was padded; None when every token counts.
+    """
+
+    memory_RMC: Tensor
+    position_RMC: Tensor
+    rotation: Rotation
+    num_spatial: int
+    valid_RM: Tensor | None = None
+
+
+def rotation_table(num_channels: int, height: int, width: int, device: torch.device) -> Rotation:
+    """Rotary code of a grid in row-major order: a quarter of the channels' pairs turns with x, the rest with y.
+
+    Source: Heo et al., Rotary Position Embedding for Vision Transformer, arXiv 2403.13298, "axial frequency".
+    """
+    # A table made in inference mode could not be used in a training graph later.
+    with torch.inference_mode(False), torch.no_grad():
+        exponents = torch.arange(0, num_channels, 4, dtype=torch.float32, device=device) / num_channels
+        frequencies = 1.0 / (ROPE_THETA**exponents)
+        cells = torch.arange(height * width, device=device)
+        x, y = (cells % width).float(), (cells // width).float()
+        angles_NE = torch.cat([torch.outer(x, frequencies), torch.outer(y, frequencies)], dim=-1)
+        return Rotation(angles_NE.cos(), angles_NE.sin())
+
+
+def rotate(tokens: Tensor, rotation: Rotation) -> Tensor:
+    """Turn each pair of neighbouring channels by its angle; (..., tokens, D), computed in float32."""
+    a, b = tokens.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((a * rotation.cos - b * rotation.sin, a * rotation.sin + b * rotation.cos), dim=-1)
+    return turned.flatten(-2).type_as(tokens)
+
+
+def time_code(differences: Tensor, num_channels: int) -> Tensor:
+    """One-axis sine code, sines then cosines; adds a last axis of `num_channels`.
+
+    Source: Vaswani et al., arXiv 1706.03762, section 3.5, with neighbouring channels sharing a wavelength.
+    """
+    half = num_channels // 2
+    channel = torch.arange(half, dtype=torch.float32, device=differences.device)
+    wavelength = SINE_TEMPERATURE ** (2 * (channel // 2) / half)
+    angle = differences.unsqueeze(-1) / wavelength
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def drop_tokens(tokens: MemoryTokens, keep_RM: Tensor, num_padded: int) -> MemoryTokens:
+    """Keep the spatial tokens where `keep_RM` is True, in order, padded to `num_padded` per row.
+
+    Tokens keep the rotary code of the full grid, so dropping does not move those that stay. Dropped before the
+    projections rather than after the rotation: the values are the same and the work is not done.
+    """
+    index_RM = torch.argsort((~keep_RM).to(torch.uint8), dim=1, stable=True)[:, :num_padded]
+    channels = index_RM.unsqueeze(-1).expand(-1, -1, tokens.memory_RMC.shape[-1])
+    num_cells = tokens.rotation.cos.shape[0]
+    return MemoryTokens(
+        memory_RMC=tokens.memory_RMC.gather(1, channels),
+        position_RMC=tokens.position_RMC.gather(1, channels),
+        rotation=tokens.rotation.at(index_RM % num_cells),
+        num_spatial=index_RM.shape[1],
+        valid_RM=keep_RM.gather(1, index_RM),
+    )
+
+
+def with_pointers(tokens: MemoryTokens, pointers_RMC: Tensor, position_RMC: Tensor) -> MemoryTokens:
+    """Append pointer tokens, which always count."""
+    valid_RM = tokens.valid_RM
+    if valid_RM is not None:
+        valid_RM = F.pad(valid_RM, (0, pointers_RMC.shape[1]), value=True)
+    return MemoryTokens(
+        memory_RMC=torch.cat([tokens.memory_RMC, pointers_RMC], dim=1),
+        position_RMC=torch.cat([tokens.position_RMC, position_RMC], dim=1),
+        rotation=tokens.rotation,
+        num_spatial=tokens.num_spatial,
+        valid_RM=valid_RM,
+    )
+
+
+def condition_on_memory(
+    module: Any, map_RDhw: Tensor, pos_RDhw: Tensor, rotation: Rotation, tokens: MemoryTokens
+) -> Tensor:
+    """Memory attention of a batch of rows, (R, D, h, w) to the same.
+
+    Args:
+        module: sam2's MemoryAttention in SAM2's configuration: one head, ReLU, position code at the input and at the
+            memory keys.
+        rotation: code of the current frame's grid, (N, E).
+    """
+    x_RND = map_RDhw.flatten(2).transpose(1, 2) + 0.1 * pos_RDhw.flatten(2).transpose(1, 2)
+    keys_RMC = tokens.memory_RMC + tokens.position_RMC
+    for layer in module.layers:
+        x_RND = x_RND + _attend_to_itself(layer, x_RND, rotation)
+        x_RND = x_RND + _attend_to_memory(layer, x_RND, rotation, keys_RMC, tokens)
+        hidden = layer.dropout(F.relu(layer.linear1(layer.norm3(x_RND))))
+        x_RND = x_RND + layer.dropout3(layer.linear2(hidden))
+    out_RND: Tensor = module.norm(x_RND)
+    return out_RND.transpose(1, 2).unflatten(2, map_RDhw.shape[-2:])
+
+
+def _attend_to_itself(layer: Any, x_RND: Tensor, rotation: Rotation) -> Tensor:
+    attention, y_RND = layer.self_attn, layer.norm1(x_RND)
+    q_RND = rotate(attention.q_proj(y_RND), rotation)
+    k_RND = rotate(attention.k_proj(y_RND), rotation)
+    out_RND: Tensor = layer.dropout1(_attention(attention, q_RND, k_RND, attention.v_proj(y_RND), None))
+    return out_RND
+
+
+def _attend_to_memory(
+    layer: Any, x_RND: Tensor, rotation: Rotation, keys_RMC: Tensor, tokens: MemoryTokens
+) -> Tensor:
+    attention = layer.cross_attn_image
+    q_RND = rotate(attention.q_proj(layer.norm2(x_RND)), rotation)
+    k_RMD = _rotate_spatial(attention.k_proj(keys_RMC), tokens)
+    v_RMD = attention.v_proj(tokens.memory_RMC)
+    out_RND: Tensor = layer.dropout2(_attention(attention, q_RND, k_RMD, v_RMD, tokens.valid_RM))
+    return out_RND
+
+
+def _rotate_spatial(keys_RMD: Tensor, tokens: MemoryTokens) -> Tensor:
+    spatial, pointers = keys_RMD[:, : tokens.num_spatial], keys_RMD[:, tokens.num_spatial :]
+    if tokens.rotation.cos.ndim == 3:
+        turned = rotate(spatial, tokens.rotation)
+    else:
+        num_cells = tokens.rotation.cos.shape[0]
+        turned = rotate(spatial.unflatten(1, (-1, num_cells)), tokens.rotation).flatten(1, 2)
+    return torch.cat([turned, pointers], dim=1)
+
+
+def _attention(module: Any, q: Tensor, k: Tensor, v: Tensor, valid_RM: Tensor | None) -> Tensor:
+    """One head over all channels; q, k, v are (R, tokens, D)."""
+    mask = None if valid_RM is None else valid_RM[:, None, None, :]
+    dropout = float(module.dropout_p) if module.training else 0.0
+    attended = F.scaled_dot_product_attention(
+        q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), attn_mask=mask, dropout_p=dropout
+    )
+    out: Tensor = module.out_proj(attended.squeeze(1))
+    return out

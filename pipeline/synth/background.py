@@ -1,0 +1,107 @@
+"""Backgrounds: periodic-free textured fields in muted colours, drawn once per clip and large enough for the camera."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.synth.draws import Draws
+from pipeline.synth.paint import COLOUR_RGB
+from pipeline.synth.world import COLOURS
+
+Planar = NDArray[np.uint8]
+Ints = NDArray[np.int32]
+
+_PALETTES: tuple[tuple[tuple[int, int, int], tuple[int, int, int]], ...] = (
+    ((38, 46, 62), (104, 118, 140)),
+    ((58, 50, 44), (138, 124, 106)),
+    ((34, 52, 48), (104, 126, 112)),
+    ((50, 44, 60), (122, 112, 136)),
+    ((46, 48, 52), (128, 130, 134)),
+    ((66, 70, 76), (158, 160, 158)),
+    ((40, 56, 70), (124, 136, 132)),
+    ((72, 58, 54), (150, 138, 128)),
+)
+"""Dark and light end of each muted range; none comes near an object's colour."""
+
+
+def paint_background(
+    height: int, width: int, *, short_side_px: int, has_distractors: bool, draws: Draws
+) -> Planar:
+    """A background in world coordinates.
+
+    Args:
+        height, width: of what is needed in pixels, the camera's travel included.
+        short_side_px: of the canvas; the texture is scaled by it.
+        has_distractors: speckle it with the colours that objects have.
+
+    Returns:
+        uint8 (3, height, width), planes red, green, blue.
+    """
+    style = draws.pick((_noise, _gradient, _stripes))
+    field = style(height, width, short_side_px, draws)
+    dark, light = draws.pick(_PALETTES)
+    if draws.chance(0.5):
+        dark, light = light, dark
+    picture = np.stack([_ramp(dark[channel], light[channel])[field] for channel in range(3)])
+    if has_distractors:
+        _speckle(picture, short_side_px, draws)
+    return picture
+
+
+def _ramp(low: int, high: int) -> NDArray[np.uint8]:
+    return (low + (high - low) * np.arange(256) // 255).astype(np.uint8)
+
+
+def _noise(height: int, width: int, side: int, draws: Draws) -> Ints:
+    coarse = _value_noise(height, width, side // 4, draws)
+    fine = _value_noise(height, width, side // 12, draws)
+    return (5 * coarse + 3 * fine) >> 3
+
+
+def _gradient(height: int, width: int, side: int, draws: Draws) -> Ints:
+    """A slope with a fine grain, without which motion against it could not be seen."""
+    down, right = draws.between(-100, 100), draws.between(-100, 100)
+    rows, columns = np.arange(height, dtype=np.int32)[:, None], np.arange(width, dtype=np.int32)[None, :]
+    slope = (2 * down * rows // height - down) + (2 * right * columns // width - right)
+    grain = _value_noise(height, width, side // 14, draws)
+    return np.clip(128 + slope * 5 // 8 + ((grain - 128) * 5 >> 4), 0, 255)
+
+
+def _stripes(height: int, width: int, side: int, draws: Draws) -> Ints:
+    """Wide wavy bands."""
+    wave = _value_noise(height, width, side // 3, draws)
+    fine = _value_noise(height, width, side // 14, draws)
+    down, right = draws.between(-3, 3), draws.between(1, 3)
+    rows, columns = np.arange(height, dtype=np.int32)[:, None], np.arange(width, dtype=np.int32)[None, :]
+    along = (down * rows + right * columns) * 256 // side + wave
+    band = np.abs((along & 255) - 128) * 2
+    return (5 * np.minimum(band, 255) + 3 * fine) >> 3
+
+
+def _speckle(picture: Planar, side: int, draws: Draws) -> None:
+    """Sprinkle blotches of object colours, dimmed by a third, over about a tenth of the picture."""
+    _, height, width = picture.shape
+    spots = _value_noise(height, width, side // 10, draws) > 178
+    which = _value_noise(height, width, side // 3, draws)[spots] * 3 // 256
+    colours = np.array([COLOUR_RGB[draws.pick(COLOURS)] for _ in range(3)], dtype=np.int32)
+    for channel in range(3):
+        picture[channel][spots] = (2 * colours[which, channel] + picture[channel][spots]) // 3
+
+
+def _value_noise(height: int, width: int, cell: int, draws: Draws) -> Ints:
+    """Random values 0..255 on a lattice of `cell` pixels, smoothly interpolated in integers."""
+    cell = max(cell, 2)
+    lattice = draws.lattice(height // cell + 2, width // cell + 2)
+    row, row_part = _lattice_steps(height, cell)
+    column, column_part = _lattice_steps(width, cell)
+    upper, lower = lattice[row], lattice[row + 1]
+    tall = upper * 256 + (lower - upper) * row_part[:, None]
+    left, right = tall[:, column], tall[:, column + 1]
+    return (left * 256 + (right - left) * column_part[None, :]) >> 16
+
+
+def _lattice_steps(length: int, cell: int) -> tuple[Ints, Ints]:
+    """For each pixel: its lattice cell, and how far into it, smoothed, in 1/256."""
+    places = np.arange(length, dtype=np.int32)
+    part = (places % cell) * 256 // cell
+    smooth = part * part * (768 - 2 * part) >> 16
+    return places // cell, smooth
