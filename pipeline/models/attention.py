@@ -50,4 +50,5 @@ def sine_time_code(num_frames: int, width: int) -> Tensor:
 
 
 def _split_heads(tokens_BND: Tensor, num_heads: int) -> Tensor:
-    return tokens_BND.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    batch, length, width = tokens_BND.shape
+    return tokens_BND.view(batch, length, num_heads, width // num_heads).transpose(1, 2)

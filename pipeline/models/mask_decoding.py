@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 ABSENT_LOGIT = -1024.0
@@ -92,6 +93,46 @@ class DecoderSwitches:
     gate_absent: bool = True
 
 
+def embed_prompts(
+    encoder: Any,
+    num_rows: int,
+    points_RP2: Tensor | None,
+    labels_RP: Tensor | None,
+    boxes_R4: Tensor | None,
+    mask_logits_R1hw: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Sparse tokens and dense embedding of sam2's PromptEncoder, as SAM2 asks for them.
+
+    A box becomes two corner points (labels 2 and 3) ahead of the others; no points at all become one padding point;
+    the encoder pads with another.
+
+    Raises:
+        ValueError: points without labels or the reverse.
+    """
+    if (points_RP2 is None) != (labels_RP is None):
+        raise ValueError("points_RP2 and labels_RP belong together; give both or neither.")
+    device = encoder.no_mask_embed.weight.device
+    coords = [] if points_RP2 is None else [points_RP2.float()]
+    labels = [] if labels_RP is None else [labels_RP.to(torch.int32)]
+    if boxes_R4 is not None:
+        coords.insert(0, boxes_R4.float().reshape(num_rows, 2, 2))
+        labels.insert(0, torch.tensor([[2, 3]], dtype=torch.int32, device=device).expand(num_rows, 2))
+    if not coords:
+        coords.append(torch.zeros(num_rows, 1, 2, device=device))
+        labels.append(torch.full((num_rows, 1), -1, dtype=torch.int32, device=device))
+    if mask_logits_R1hw is not None and mask_logits_R1hw.shape[-2:] != encoder.mask_input_size:
+        mask_logits_R1hw = shrink(mask_logits_R1hw.float(), encoder.mask_input_size)
+    sparse_RTD, dense_RDhw = encoder(
+        points=(torch.cat(coords, dim=1), torch.cat(labels, dim=1)), boxes=None, masks=mask_logits_R1hw
+    )
+    return sparse_RTD, dense_RDhw
+
+
+def shrink(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (R, 1, h, w) bilinearly with antialiasing, as SAM2 does with masks."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
 def decode_candidates(
     decoder: Any,
     image_RDhw: Tensor,
@@ -117,7 +158,7 @@ def decode_candidates(
     score_R1 = decoder.pred_obj_score_head(out_RTD[:, 0]) if decoder.pred_obj_scores else None
     wanted = _wanted(switches, num_masks)
     logits_RKhw = _mask_logits(
-        decoder, image_RND.transpose(1, 2).unflatten(2, image_RDhw.shape[-2:]), high_res, masks_RKD, wanted
+        decoder, image_RND.transpose(1, 2).reshape(image_RDhw.shape), high_res, masks_RKD, wanted
     )
     logits_RKhw, iou_RK = _offer(logits_RKhw, iou_RK[:, wanted], switches)
     if score_R1 is None:
@@ -186,7 +227,8 @@ def _mask_logits(
     fine = act2(up2(fine) + stride_4)
     heads = decoder.output_hypernetworks_mlps[wanted]
     weights = torch.stack([head(token) for head, token in zip(heads, masks_RKD[:, wanted].unbind(1), strict=True)], 1)
-    return (weights @ fine.flatten(2)).unflatten(2, fine.shape[-2:])
+    logits_RKhw: Tensor = (weights @ fine.flatten(2)).view(*weights.shape[:2], *fine.shape[-2:])
+    return logits_RKhw
 
 
 def _offer(logits_RKhw: Tensor, iou_RK: Tensor, switches: DecoderSwitches) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ for mask logits).
 """
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 import torch
@@ -41,6 +41,19 @@ class MemoryEntry:
         """Bytes of the tensors held."""
         tensors = (self.pointer_D, self.features_Chw, self.logits_hw)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its fields: tensors, numbers, None."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], *, device: torch.device | str | None = None) -> Self:
+        """The entry that gave this state; tensors are moved to `device` if one is given."""
+        return cls(**{name: _moved(value, device) for name, value in state.items()})
+
+
+def _moved(value: Any, device: torch.device | str | None) -> Any:
+    return value.to(device) if isinstance(value, Tensor) and device is not None else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,14 +222,14 @@ class MemoryBank:
 
     def state_dict(self) -> dict[str, Any]:
         """Entries as plain dicts of tensors and numbers, in order."""
-        return {"entries": [_entry_to_dict(entry) for entry in self]}
+        return {"entries": [entry.state_dict() for entry in self]}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], *, device: torch.device | str | None = None) -> Self:
         """The bank that gave this state; tensors are moved to `device` if one is given."""
         bank = cls()
-        for fields in state["entries"]:
-            bank.add(MemoryEntry(**{key: _moved(value, device) for key, value in fields.items()}))
+        for entry in state["entries"]:
+            bank.add(MemoryEntry.from_state(entry, device=device))
         return bank
 
     def _ages(self, unit: str) -> dict[int, int]:
@@ -224,11 +237,3 @@ class MemoryBank:
         if unit == "frames":
             return {index: abs(newest - index) + 1 for index in self._recent}
         return {index: len(self._recent) - place for place, index in enumerate(self._recent)}
-
-
-def _entry_to_dict(entry: MemoryEntry) -> dict[str, Any]:
-    return {name: getattr(entry, name) for name in MemoryEntry.__slots__}
-
-
-def _moved(value: Any, device: torch.device | str | None) -> Any:
-    return value.to(device) if isinstance(value, Tensor) and device is not None else value

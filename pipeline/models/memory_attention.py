@@ -1,15 +1,19 @@
 """SAM2's memory attention, run over its own modules with real-valued RoPE and memory tokens that may be dropped.
 
 Axes: R rows, N tokens of the current frame (h w cells), M memory tokens, D decoder channels, C memory channels,
-E half of D (one angle per pair of channels).
+E half of D (one angle per pair of channels), P pointers, h w cells.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pipeline.models.memory import MemorySelection, padded_tokens
+from pipeline.models.sam2_variants import Sam2Config
 
 ROPE_THETA = 10000.0
 SINE_TEMPERATURE = 10000.0
@@ -63,7 +67,7 @@ def rotation_table(num_channels: int, height: int, width: int, device: torch.dev
 
 def rotate(tokens: Tensor, rotation: Rotation) -> Tensor:
     """Turn each pair of neighbouring channels by its angle; (..., tokens, D), computed in float32."""
-    a, b = tokens.float().unflatten(-1, (-1, 2)).unbind(-1)
+    a, b = tokens.float().reshape(*tokens.shape[:-1], -1, 2).unbind(-1)
     turned = torch.stack((a * rotation.cos - b * rotation.sin, a * rotation.sin + b * rotation.cos), dim=-1)
     return turned.flatten(-2).type_as(tokens)
 
@@ -78,6 +82,26 @@ def time_code(differences: Tensor, num_channels: int) -> Tensor:
     wavelength = SINE_TEMPERATURE ** (2 * (channel // 2) / half)
     angle = differences.unsqueeze(-1) / wavelength
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def gather_memory(
+    model: Any, config: Sam2Config, selections: Sequence[MemorySelection], rotation: Rotation, dtype: torch.dtype
+) -> MemoryTokens:
+    """The tokens that rows of one `MemorySelection.shape` read, frames first, pointers last.
+
+    Args:
+        model: sam2's SAM2Base, for its position codes.
+        rotation: code of the feature grid, (N, E).
+
+    Raises:
+        ValueError: a temporal position that the model's table does not have.
+    """
+    tokens = _spatial_tokens(model, config, selections, rotation, dtype)
+    if selections[0].num_kept is not None:
+        tokens = drop_tokens(tokens, _keep_masks(selections), padded_tokens(selections[0].num_kept))
+    if selections[0].pointers:
+        tokens = _with_pointers(tokens, *_pointer_tokens(model, config, selections))
+    return tokens
 
 
 def drop_tokens(tokens: MemoryTokens, keep_RM: Tensor, num_padded: int) -> MemoryTokens:
@@ -95,20 +119,6 @@ def drop_tokens(tokens: MemoryTokens, keep_RM: Tensor, num_padded: int) -> Memor
         rotation=tokens.rotation.at(index_RM % num_cells),
         num_spatial=index_RM.shape[1],
         valid_RM=keep_RM.gather(1, index_RM),
-    )
-
-
-def with_pointers(tokens: MemoryTokens, pointers_RMC: Tensor, position_RMC: Tensor) -> MemoryTokens:
-    """Append pointer tokens, which always count."""
-    valid_RM = tokens.valid_RM
-    if valid_RM is not None:
-        valid_RM = F.pad(valid_RM, (0, pointers_RMC.shape[1]), value=True)
-    return MemoryTokens(
-        memory_RMC=torch.cat([tokens.memory_RMC, pointers_RMC], dim=1),
-        position_RMC=torch.cat([tokens.position_RMC, position_RMC], dim=1),
-        rotation=tokens.rotation,
-        num_spatial=tokens.num_spatial,
-        valid_RM=valid_RM,
     )
 
 
@@ -130,7 +140,7 @@ def condition_on_memory(
         hidden = layer.dropout(F.relu(layer.linear1(layer.norm3(x_RND))))
         x_RND = x_RND + layer.dropout3(layer.linear2(hidden))
     out_RND: Tensor = module.norm(x_RND)
-    return out_RND.transpose(1, 2).unflatten(2, map_RDhw.shape[-2:])
+    return out_RND.transpose(1, 2).reshape(map_RDhw.shape)
 
 
 def _attend_to_itself(layer: Any, x_RND: Tensor, rotation: Rotation) -> Tensor:
@@ -141,9 +151,7 @@ def _attend_to_itself(layer: Any, x_RND: Tensor, rotation: Rotation) -> Tensor:
     return out_RND
 
 
-def _attend_to_memory(
-    layer: Any, x_RND: Tensor, rotation: Rotation, keys_RMC: Tensor, tokens: MemoryTokens
-) -> Tensor:
+def _attend_to_memory(layer: Any, x_RND: Tensor, rotation: Rotation, keys_RMC: Tensor, tokens: MemoryTokens) -> Tensor:
     attention = layer.cross_attn_image
     q_RND = rotate(attention.q_proj(layer.norm2(x_RND)), rotation)
     k_RMD = _rotate_spatial(attention.k_proj(keys_RMC), tokens)
@@ -158,7 +166,8 @@ def _rotate_spatial(keys_RMD: Tensor, tokens: MemoryTokens) -> Tensor:
         turned = rotate(spatial, tokens.rotation)
     else:
         num_cells = tokens.rotation.cos.shape[0]
-        turned = rotate(spatial.unflatten(1, (-1, num_cells)), tokens.rotation).flatten(1, 2)
+        by_frame = spatial.reshape(spatial.shape[0], -1, num_cells, spatial.shape[-1])
+        turned = rotate(by_frame, tokens.rotation).flatten(1, 2)
     return torch.cat([turned, pointers], dim=1)
 
 
@@ -171,3 +180,66 @@ def _attention(module: Any, q: Tensor, k: Tensor, v: Tensor, valid_RM: Tensor | 
     )
     out: Tensor = module.out_proj(attended.squeeze(1))
     return out
+
+
+def _spatial_tokens(
+    model: Any, config: Sam2Config, selections: Sequence[MemorySelection], rotation: Rotation, dtype: torch.dtype
+) -> MemoryTokens:
+    reads = [read for selection in selections for read in selection.frames]
+    features = torch.stack([read.entry.features_Chw for read in reads if read.entry.features_Chw is not None])
+    position = _spatial_positions(model, config, [read.temporal_position for read in reads])
+    memory = features.to(dtype).flatten(2).transpose(1, 2)
+    memory_RMC, position_RMC = (x.reshape(len(selections), -1, config.mem_dim) for x in (memory, position))
+    return MemoryTokens(
+        memory_RMC=memory_RMC, position_RMC=position_RMC, rotation=rotation, num_spatial=memory_RMC.shape[1]
+    )
+
+
+def _spatial_positions(model: Any, config: Sam2Config, temporal_positions: Sequence[int]) -> Tensor:
+    """(reads, N, C): the grid's sine code plus the temporal row."""
+    table: Tensor = model.maskmem_tpos_enc[:, 0, 0]
+    if not all(0 <= position < len(table) for position in temporal_positions):
+        raise ValueError(
+            f"temporal positions {sorted(set(temporal_positions))}; expected 0..{len(table) - 1}, the rows of the "
+            "model's temporal table (num_maskmem). Use a policy made for this model."
+        )
+    sine_Chw = model.memory_encoder.position_encoding(table.new_empty(1, 1, config.grid, config.grid))[0]
+    rows = torch.tensor(temporal_positions, device=table.device)
+    position: Tensor = sine_Chw.flatten(1).t() + table[rows].unsqueeze(1)
+    return position
+
+
+def _keep_masks(selections: Sequence[MemorySelection]) -> Tensor:
+    """(R, M) bool over the spatial tokens of all frames."""
+    reads = [read for selection in selections for read in selection.frames]
+    first = reads[0].entry.features_Chw
+    assert first is not None
+    everything = torch.ones(first.shape[-2:], dtype=torch.bool, device=first.device)
+    keep = torch.stack([everything if read.keep is None else read.keep.to(first.device) for read in reads])
+    return keep.view(len(selections), -1)
+
+
+def _pointer_tokens(model: Any, config: Sam2Config, selections: Sequence[MemorySelection]) -> tuple[Tensor, Tensor]:
+    """Pointers cut into tokens of C channels, and their position codes."""
+    pointers = torch.stack([read.entry.pointer_D for s in selections for read in s.pointers])
+    tokens_RMC = pointers.reshape(len(selections), -1, config.mem_dim)
+    if not config.add_tpos_enc_to_obj_ptrs:
+        return tokens_RMC, torch.zeros_like(tokens_RMC)
+    elapsed = [[read.time_difference / s.max_time_difference for read in s.pointers] for s in selections]
+    times_RP = torch.tensor(elapsed, dtype=torch.float32, device=tokens_RMC.device)
+    width = config.d_model if config.proj_tpos_enc_in_obj_ptrs else config.mem_dim
+    code_RPC: Tensor = model.obj_ptr_tpos_proj(time_code(times_RP, width))
+    return tokens_RMC, code_RPC.repeat_interleave(config.tokens_per_pointer, dim=1)
+
+
+def _with_pointers(tokens: MemoryTokens, pointers_RMC: Tensor, position_RMC: Tensor) -> MemoryTokens:
+    valid_RM = tokens.valid_RM
+    if valid_RM is not None:
+        valid_RM = F.pad(valid_RM, (0, pointers_RMC.shape[1]), value=True)
+    return MemoryTokens(
+        memory_RMC=torch.cat([tokens.memory_RMC, pointers_RMC], dim=1),
+        position_RMC=torch.cat([tokens.position_RMC, position_RMC], dim=1),
+        rotation=tokens.rotation,
+        num_spatial=tokens.num_spatial,
+        valid_RM=valid_RM,
+    )

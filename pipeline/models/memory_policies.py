@@ -96,9 +96,7 @@ class RecentFrames(BaseModel):
     def _direction(self) -> int:
         return -1 if self.reverse else 1
 
-    def _recent_reads(
-        self, bank: MemoryBank, others: dict[int, MemoryEntry], frame_index: int
-    ) -> list[MemoryRead]:
+    def _recent_reads(self, bank: MemoryBank, others: dict[int, MemoryEntry], frame_index: int) -> list[MemoryRead]:
         reads = []
         for steps in range(self.num_recent, 0, -1):
             index = self._frame_back(frame_index, steps)
@@ -116,9 +114,7 @@ class RecentFrames(BaseModel):
         nearest = forward * ((forward * frame_index - 2) // self.stride) * self.stride
         return nearest - forward * (steps - 2) * self.stride
 
-    def _conditioning_pointers(
-        self, bank: MemoryBank, chosen: Iterable[int], frame_index: int
-    ) -> list[PointerRead]:
+    def _conditioning_pointers(self, bank: MemoryBank, chosen: Iterable[int], frame_index: int) -> list[PointerRead]:
         reads = []
         for index in chosen:
             elapsed = (frame_index - index) * self._direction
@@ -128,9 +124,7 @@ class RecentFrames(BaseModel):
             reads.append(PointerRead(entry=bank.conditioning[index], time_difference=difference))
         return reads
 
-    def _recent_pointers(
-        self, bank: MemoryBank, others: dict[int, MemoryEntry], frame_index: int
-    ) -> list[PointerRead]:
+    def _recent_pointers(self, bank: MemoryBank, others: dict[int, MemoryEntry], frame_index: int) -> list[PointerRead]:
         reads = []
         for difference in range(1, self._pointer_reach):
             index = frame_index - difference * self._direction

@@ -242,3 +242,31 @@ def infer_variant(tensors: Mapping[str, Any]) -> str:
         f"a Hiera of width {width} with {depth} blocks is no published SAM2 (width x blocks: {known}). "
         "Pass its Sam2Config explicitly."
     )
+
+
+def check_fit(own: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Both mappings have the same keys and shapes.
+
+    Raises:
+        WeightsError: they have not; names up to ten missing, unexpected and misshapen keys, and counts all.
+    """
+    faults = {
+        "missing": [key for key in own if key not in given],
+        "unexpected": [key for key in given if key not in own],
+        "of another shape": [
+            f"{key} {tuple(given[key].shape)}, expected {tuple(own[key].shape)}"
+            for key in own
+            if key in given and given[key].shape != own[key].shape
+        ],
+    }
+    if any(faults.values()):
+        told = "; ".join(_name_some(kind, names) for kind, names in faults.items() if names)
+        raise WeightsError(
+            f"{len(given)} tensors do not fit a model of {len(own)}: {told}. "
+            "Build the variant that infer_variant names, or strip what is not SAM2's."
+        )
+
+
+def _name_some(kind: str, names: list[str]) -> str:
+    rest = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{len(names)} {kind} ({', '.join(names[:10])}{rest})"
