@@ -24,6 +24,9 @@ _PACKAGES = {
     "https": ("aiohttp", "pip install aiohttp"),
     "hf": ("huggingface_hub", "pip install huggingface_hub"),
 }
+KNOWN_SCHEMES = frozenset({LOCAL, "memory", *_PACKAGES})
+"""Schemes that an input or a lake may be named by, local paths included; others are spelling mistakes."""
+
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _ONE_SLASH = re.compile(r"(?P<scheme>s3a?|gs|gcs|az|abfss?|https?|memory|file):/?(?!/)")
 
@@ -69,6 +72,8 @@ def parent_uri(uri: str) -> str:
     scheme, path = split_uri(uri)
     if scheme == LOCAL:
         return os.path.dirname(path)
+    if scheme in ("http", "https"):
+        uri = urlsplit(uri)._replace(query="", fragment="").geturl()
     head, _, tail = uri.rpartition("/")
     return head if tail and not head.endswith("/") else uri
 
@@ -79,6 +84,15 @@ def name_of(uri: str) -> str:
     if scheme in ("http", "https"):
         path = urlsplit(uri).path
     return path.rstrip("/").rpartition("/")[2]
+
+
+def readable_uri(uri: str) -> str:
+    """The URI for messages: of a http URL neither user and password nor the query, which may hold a signature."""
+    scheme, _ = split_uri(uri)
+    if scheme not in ("http", "https"):
+        return uri
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def filesystem_of(scheme: str) -> Any:
@@ -102,7 +116,7 @@ def _filesystem(scheme: str, process: int, endpoint: tuple[tuple[str, str], ...]
     except ImportError as error:
         raise ConfigError(f"{scheme}:// needs a package that is not installed ({error}): {remedy}.") from error
     except ValueError as error:
-        known = ", ".join(sorted({LOCAL, "memory", *_PACKAGES}))
+        known = ", ".join(sorted(KNOWN_SCHEMES))
         raise ConfigError(f"{scheme}:// is not a known scheme ({error}). Expected one of {known}.") from error
 
 

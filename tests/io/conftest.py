@@ -1,14 +1,18 @@
-"""Stores that the io tests run against: a disk, memory, and an S3 server on loopback."""
+"""What the io tests run against: a disk, memory, an S3 server and a web server on loopback, a stand-in for the hub."""
 
 import logging
 import os
+import threading
 import uuid
 from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+
+from tests.io.weights_world import FakeHub, WeightServer
 
 BUCKET = "lake"
 
@@ -55,3 +59,27 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return os.fspath(tmp_path / "lake")
     return str(request.getfixturevalue(f"{request.param}_root"))
+
+
+@pytest.fixture(scope="module")
+def weights_web() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), WeightServer)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    """No test asks the real hub, or reads this machine's own cache and settings."""
+    import huggingface_hub
+
+    for name in ("MASKLAKE_MODELS", "MASKLAKE_MIRROR", "MASKLAKE_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASKLAKE_CACHE", str(tmp_path / "cache"))
+    fake = FakeHub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fake.hf_hub_download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
+    return fake

@@ -33,7 +33,7 @@ def test_relative_paths_start_from_the_base(uri: str, base: str | None, absolute
         ("/data/v/a.mp4", "file", "/data/v/a.mp4", "/data/v", "a.mp4"),
         ("s3://b/v/a.mp4", "s3", "b/v/a.mp4", "s3://b/v", "a.mp4"),
         ("memory://b/a.mp4", "memory", "/b/a.mp4", "memory://b", "a.mp4"),
-        ("https://h/v/a.mp4?x=1/2", "https", "https://h/v/a.mp4?x=1/2", "https://h/v/a.mp4?x=1", "a.mp4"),
+        ("https://h/v/a.mp4?x=1/2", "https", "https://h/v/a.mp4?x=1/2", "https://h/v", "a.mp4"),
     ],
 )
 def test_a_uri_is_taken_apart(uri: str, scheme: str, path: str, parent: str, name: str) -> None:
