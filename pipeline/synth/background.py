@@ -1,4 +1,4 @@
-"""Backgrounds: periodic-free textured fields in muted colours, drawn once per clip and large enough for the camera."""
+"""Backgrounds: textured fields in muted colours, drawn once per clip and large enough for the camera."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,7 @@ _PALETTES: tuple[tuple[tuple[int, int, int], tuple[int, int, int]], ...] = (
 """Dark and light end of each muted range; none comes near an object's colour."""
 
 
-def paint_background(
-    height: int, width: int, *, short_side_px: int, has_distractors: bool, draws: Draws
-) -> Planar:
+def paint_background(height: int, width: int, *, short_side_px: int, has_distractors: bool, draws: Draws) -> Planar:
     """A background in world coordinates.
 
     Args:
@@ -63,7 +61,8 @@ def _gradient(height: int, width: int, side: int, draws: Draws) -> Ints:
     rows, columns = np.arange(height, dtype=np.int32)[:, None], np.arange(width, dtype=np.int32)[None, :]
     slope = (2 * down * rows // height - down) + (2 * right * columns // width - right)
     grain = _value_noise(height, width, side // 14, draws)
-    return np.clip(128 + slope * 5 // 8 + ((grain - 128) * 5 >> 4), 0, 255)
+    field: Ints = np.clip(128 + slope * 5 // 8 + ((grain - 128) * 5 >> 4), 0, 255)
+    return field
 
 
 def _stripes(height: int, width: int, side: int, draws: Draws) -> Ints:
@@ -74,7 +73,8 @@ def _stripes(height: int, width: int, side: int, draws: Draws) -> Ints:
     rows, columns = np.arange(height, dtype=np.int32)[:, None], np.arange(width, dtype=np.int32)[None, :]
     along = (down * rows + right * columns) * 256 // side + wave
     band = np.abs((along & 255) - 128) * 2
-    return (5 * np.minimum(band, 255) + 3 * fine) >> 3
+    field: Ints = (5 * np.minimum(band, 255) + 3 * fine) >> 3
+    return field
 
 
 def _speckle(picture: Planar, side: int, draws: Draws) -> None:
@@ -88,20 +88,28 @@ def _speckle(picture: Planar, side: int, draws: Draws) -> None:
 
 
 def _value_noise(height: int, width: int, cell: int, draws: Draws) -> Ints:
-    """Random values 0..255 on a lattice of `cell` pixels, smoothly interpolated in integers."""
+    """Random values 0..255 on a lattice of `cell` pixels, blended by a cubic B-spline in integers."""
     cell = max(cell, 2)
-    lattice = draws.lattice(height // cell + 2, width // cell + 2)
-    row, row_part = _lattice_steps(height, cell)
-    column, column_part = _lattice_steps(width, cell)
-    upper, lower = lattice[row], lattice[row + 1]
-    tall = upper * 256 + (lower - upper) * row_part[:, None]
-    left, right = tall[:, column], tall[:, column + 1]
-    return (left * 256 + (right - left) * column_part[None, :]) >> 16
+    lattice = draws.lattice(width // cell + 4, height // cell + 4)
+    blended = _blend_rows(_blend_rows(lattice, width, cell).T, height, cell)
+    values: Ints = np.clip(128 + (blended - 128) * 7 // 4, 0, 255)  # a spline flattens; this stretches it again
+    return values
 
 
-def _lattice_steps(length: int, cell: int) -> tuple[Ints, Ints]:
-    """For each pixel: its lattice cell, and how far into it, smoothed, in 1/256."""
+def _blend_rows(points: Ints, length: int, cell: int) -> Ints:
+    """Lattice rows (n, m) to pixel rows (length, m)."""
+    rows, weights = _spline(length, cell)
+    blended = points[rows] * weights[0][:, None]
+    for tap in (1, 2, 3):
+        blended += points[rows + tap] * weights[tap][:, None]
+    shifted: Ints = blended >> 8
+    return shifted
+
+
+def _spline(length: int, cell: int) -> tuple[Ints, tuple[Ints, Ints, Ints, Ints]]:
+    """For each pixel: its lattice cell, and the weights of the four lattice points around it, in 1/256."""
     places = np.arange(length, dtype=np.int32)
-    part = (places % cell) * 256 // cell
-    smooth = part * part * (768 - 2 * part) >> 16
-    return places // cell, smooth
+    t = (places % cell) * 64 // cell
+    first, last = (64 - t) ** 3 // 6144, t**3 // 6144
+    second = (4 * 64**3 - 6 * 64 * t**2 + 3 * t**3) // 6144
+    return places // cell, (first, second, 256 - first - second - last, last)

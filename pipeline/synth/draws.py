@@ -55,9 +55,12 @@ class Draws:
             del left[order[-1]]
         return order
 
-    def some(self, choices: Sequence[T], probability: float) -> list[T]:
-        """The sub-sequence of `choices` in which each stays with `probability`."""
-        return [choice for choice in choices if self.chance(probability)]
+    def shuffled(self, values: Sequence[T]) -> list[T]:
+        """The values in a random order."""
+        left, order = list(values), []
+        while left:
+            order.append(left.pop(self.below(len(left))))
+        return order
 
     def lattice(self, rows: int, columns: int) -> NDArray[np.int32]:
         """Independent integers 0..255, int32 (rows, columns)."""

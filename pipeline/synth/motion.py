@@ -53,9 +53,7 @@ class Trace:
     angles: Ints
 
 
-def sample_program(
-    motion: Motion, *, speed: int, num_frames: int, short_side_px: int, draws: Draws
-) -> MotionProgram:
+def sample_program(motion: Motion, *, speed: int, num_frames: int, short_side_px: int, draws: Draws) -> MotionProgram:
     """A program of class `motion`.
 
     Args:

@@ -105,9 +105,7 @@ def _cast_shadow(canvas: Planar, place: tuple[slice, slice], distance: Plane) ->
     under[:] = (under * (1 - _SHADOW_STRENGTH * soft)).astype(np.uint8)
 
 
-def _blend(
-    canvas: Planar, place: tuple[slice, slice], colours: tuple[Plane, Plane, Plane], coverage: Plane
-) -> None:
+def _blend(canvas: Planar, place: tuple[slice, slice], colours: tuple[Plane, Plane, Plane], coverage: Plane) -> None:
     for plane, colour in zip(canvas, colours, strict=True):
         under = plane[place].astype(np.float32)
         mixed = under + (np.minimum(colour, np.float32(255)) - under) * coverage + np.float32(0.5)

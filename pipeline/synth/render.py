@@ -24,6 +24,7 @@ class DrawnFrame:
         image: uint8 (H, W, 3), RGB.
         labels: uint8 (H, W): the `object_id` of the nearest object that covers at least half of the pixel, or
             `NO_OBJECT`. Visible masks of different objects never overlap.
+        visible_px: int32 (N,), pixels of each object's label.
         full_px: int32 (N,), pixels covered by each object, hidden ones included.
         hidden_px: int32 (N, N): [i, j] pixels that were object i's until the nearer object j was painted.
     """
@@ -31,6 +32,7 @@ class DrawnFrame:
     frame_index: int
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+    visible_px: NDArray[np.int32]
     full_px: NDArray[np.int32]
     hidden_px: NDArray[np.int32]
 
@@ -46,7 +48,6 @@ def draw_frames(scene: Scene) -> Iterator[DrawnFrame]:
 
 def observe(scene: Scene, drawn: list[DrawnFrame]) -> Truth:
     """The truth of a scene of which all frames were drawn."""
-    labels = np.stack([frame.labels for frame in drawn])
     on_screen = scene.centres - scene.camera_px[:, None, :] * SUBPIXELS
     steps = np.diff(scene.centres, axis=0)
     return Truth(
@@ -57,17 +58,11 @@ def observe(scene: Scene, drawn: list[DrawnFrame]) -> Truth:
         velocities_px=_pixels(np.concatenate([steps[:1], steps])),
         radii_px=_pixels(scene.radii),
         present=scene.present,
-        visible_px=count_visible(labels, len(scene.objects)),
+        visible_px=np.stack([frame.visible_px for frame in drawn]),
         full_px=np.stack([frame.full_px for frame in drawn]),
         hidden_px=np.stack([frame.hidden_px for frame in drawn]),
         camera_px=scene.camera_px,
     )
-
-
-def count_visible(labels: NDArray[np.uint8], num_objects: int) -> NDArray[np.int32]:
-    """Area of each object in each label map: uint8 (T, H, W) to int32 (T, N)."""
-    counts = [np.bincount(frame.ravel(), minlength=num_objects + 1)[1:] for frame in labels]
-    return np.stack(counts).astype(np.int32)
 
 
 def _pixels(subpixels: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -124,13 +119,20 @@ def _draw_objects(scene: Scene, frame_index: int, canvas: Planar) -> DrawnFrame:
         if painted is not None:
             full[slot] = np.count_nonzero(painted[1])
             hidden[:, slot] = _take_over(labels, painted, thing.object_id, num_objects)
+    visible = full - hidden.sum(axis=1, dtype=np.int32)
     for occluder in scene.occluders:
         x, y = occluder.centre
         painted = paint_occluder(canvas, occluder, centre=(x - camera_x, y - camera_y))
         if painted is not None:
-            _take_over(labels, painted, NO_OBJECT, num_objects)
-    image = cv2.merge(list(canvas))
-    return DrawnFrame(frame_index=frame_index, image=image, labels=labels, full_px=full, hidden_px=hidden)
+            visible -= _take_over(labels, painted, NO_OBJECT, num_objects)
+    return DrawnFrame(
+        frame_index=frame_index,
+        image=cv2.merge(list(canvas)),
+        labels=labels,
+        visible_px=visible,
+        full_px=full,
+        hidden_px=hidden,
+    )
 
 
 def _take_over(
@@ -138,10 +140,10 @@ def _take_over(
     painted: tuple[tuple[slice, slice], NDArray[np.bool_]],
     label: int,
     num_objects: int,
-) -> NDArray[np.int64]:
+) -> NDArray[np.int32]:
     """Give the covered pixels a new label; returns (N,) how many each object lost."""
     place, cover = painted
     owners = labels[place]
-    lost = np.bincount(owners[cover], minlength=num_objects + 1)[1:]
+    lost = np.bincount(owners[cover], minlength=num_objects + 1)[1:].astype(np.int32)
     owners[cover] = label
     return lost

@@ -30,9 +30,7 @@ REACH: dict[Shape, float] = {
 """Distance from the centre to the farthest point of a shape, in radii."""
 
 
-def local_axes(
-    rows: slice, columns: slice, *, centre: tuple[int, int], angle: int
-) -> tuple[Plane, Plane]:
+def local_axes(rows: slice, columns: slice, *, centre: tuple[int, int], angle: int) -> tuple[Plane, Plane]:
     """Coordinates u, v of pixel centres in an object's own turned frame, in pixels.
 
     Args:
@@ -64,26 +62,23 @@ def second_tone(texture: Texture, u: Plane, v: Plane, radius_px: float) -> Plane
         return None
     period = np.float32(0.62 * radius_px)
     if texture == "striped":
-        return _covered(_band(v, period))
+        return covered(_band(v, period))
     if texture == "dotted":
         a, b = _folded(u, period), _folded(v, period)
-        return _covered(np.float32(0.3) * period - np.sqrt(a * a + b * b))
-    a, b = _covered(_band(u, period * np.float32(1.3))), _covered(_band(v, period * np.float32(1.3)))
+        return covered(np.float32(0.3) * period - np.sqrt(a * a + b * b))
+    a, b = covered(_band(u, period * np.float32(1.3))), covered(_band(v, period * np.float32(1.3)))
     return a + b - 2 * a * b
 
 
 def covered(distance: Plane) -> Plane:
     """Coverage 0..1 of pixels at a signed distance from an edge."""
-    return _covered(distance)
+    coverage: Plane = np.minimum(np.maximum(distance + _HALF, _ZERO), _ONE)
+    return coverage
 
 
 _HALF = np.float32(0.5)
 _ONE = np.float32(1)
 _ZERO = np.float32(0)
-
-
-def _covered(distance: Plane) -> Plane:
-    return np.minimum(np.maximum(distance + _HALF, _ZERO), _ONE)
 
 
 def _pixel_centres(window: slice, centre: int) -> Plane:
@@ -93,7 +88,8 @@ def _pixel_centres(window: slice, centre: int) -> Plane:
 
 def _folded(u: Plane, period: np.float32) -> Plane:
     """Distance to the nearest multiple of the period, signed."""
-    return u - period * np.floor(u / period + _HALF)
+    folded: Plane = u - period * np.floor(u / period + _HALF)
+    return folded
 
 
 def _band(u: Plane, period: np.float32) -> Plane:
@@ -113,7 +109,8 @@ def _triangle(u: Plane, v: Plane, radius: np.float32) -> Plane:
     """Equilateral, a vertex up, the centroid at the centre."""
     inradius = np.float32(0.68) * radius
     slanted = inradius - (np.float32(math.sqrt(0.75)) * np.abs(u) - _HALF * v)
-    return np.minimum(inradius - v, slanted)
+    distance: Plane = np.minimum(inradius - v, slanted)
+    return distance
 
 
 def _ring(u: Plane, v: Plane, radius: np.float32) -> Plane:
