@@ -98,7 +98,8 @@ class ModelSpec:
 
     Attributes:
         name: for messages and lineage.
-        architecture: sizes, as the weights registry writes them; empty means "read them off the tensors".
+        architecture: sizes; empty means the named ones, or "read them off the tensors".
+        architecture_name: a name among the sizes that the method's module knows, or None.
         tensors: key to tensor, as the checkpoint file holds them; None means seeded random weights.
         seed: for random weights.
         tokenizer_dir: local folder of a tokenizer's files; None for the closed vocabulary inside the package.
@@ -107,6 +108,7 @@ class ModelSpec:
     name: str
     architecture: Mapping[str, Any]
     tensors: Mapping[str, Any] | None
+    architecture_name: str | None = None
     seed: int = 0
     tokenizer_dir: str | None = None
 

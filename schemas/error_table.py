@@ -12,6 +12,7 @@ STAGES = ("manifest", "open", "decode", "prompt", "segment", "encode", "stage", 
 ERRORS: pa.Schema = documented(
     ("run_id", pa.string(), "Run that met the error."),
     ("unit_id", pa.string(), "Work unit; for a refused manifest row a digest of manifest and line."),
+    ("item_id", pa.string(), "What failed: the video or range with its prompts, by content; null for a manifest row."),
     ("video_id", pa.string(), "Video, as the manifest names it; null when the row does not say."),
     ("video_uri", pa.string(), "Where the video was looked for; null when the row does not say."),
     ("stage", pa.string(), "One of: " + ", ".join(STAGES) + "."),
@@ -41,6 +42,7 @@ class ErrorRecord:
     line: int | None = None
     first_at: float
     last_at: float
+    item_id: str | None = None
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:

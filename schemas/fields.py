@@ -4,6 +4,9 @@ import pyarrow as pa
 
 DOC = b"doc"
 
+LOW_CARDINALITY = pa.dictionary(pa.int32(), pa.string())
+"""Names that repeat over many rows: VARCHAR in DuckDB, category in pandas."""
+
 
 def documented(*fields: tuple[str, pa.DataType, str]) -> pa.Schema:
     """An Arrow schema whose fields carry their meaning as metadata under "doc"; all fields are nullable."""

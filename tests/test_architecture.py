@@ -59,3 +59,18 @@ def test_reading_tables_imports_neither_torch_nor_ray(module: str) -> None:
 def test_no_tracked_file_is_named_after_a_drawer() -> None:
     drawers = {"utils.py", "helpers.py", "misc.py", "common.py", "manager.py"}
     assert [name_of(path) for path in PRODUCT if path.name in drawers] == []
+
+
+def test_the_readme_tells_the_tree_as_it_is() -> None:
+    from tests.readme_tree import with_tree
+
+    readme = (ROOT / "README.md").read_text()
+    assert with_tree(readme) == readme, "run `make readme`"
+
+
+def test_the_source_version_is_the_package_version() -> None:
+    import tomllib
+
+    from pipeline.code_version import SOURCE_VERSION
+
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == SOURCE_VERSION

@@ -4,13 +4,14 @@ import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import tyro
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import ConfigError
+from pipeline.io.manifest_rows import Needs
 
 JobT = TypeVar("JobT", bound="CorpusJob")
 
@@ -19,6 +20,21 @@ class CorpusJob(BaseModel):
     """Options that every corpus job shares. Subclasses add the method's own config as one nested field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method_name: ClassVar[str]
+    """Name in the registry of segmenters."""
+    needs: ClassVar[Needs]
+    """What the method asks of a manifest's rows."""
+
+    @property
+    def method_config(self) -> BaseModel:
+        """The method's own config, the nested field of the subclass."""
+        raise TypeError(f"{type(self).__name__} does not say which of its fields is the method's config")
+
+    @property
+    def align_frames(self) -> int:
+        """Ranges of long videos begin at multiples of this many frames."""
+        return 1
 
     manifest: str
     """Videos and what is asked of them: a .csv, .jsonl or .parquet file, local or in a store."""

@@ -1,17 +1,19 @@
 """The Ray Data graph: one row a unit, a pool of stateful actors, receipts back; masks never travel."""
 
 import logging
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
+import ray.data.exceptions
 
-from pipeline.cluster.unit_call import UnitCall
+from pipeline.cluster.unit_call import UnitCall, WorkerLost
 from pipeline.engine.worker import WorkerSettings
 from pipeline.errors import EngineError
 from schemas.commit import Receipt
@@ -26,6 +28,16 @@ LOCAL_OBJECT_STORE_BYTES = 256 * 1024 * 1024
 """Receipts are a few hundred bytes; a local cluster need not claim a third of the machine's memory."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSize:
+    """How many actors, and what each reserves; gpus_per_actor None means "one where the cluster has GPUs"."""
+
+    num_actors: int
+    calls_per_actor: int
+    cpus_per_actor: float
+    gpus_per_actor: float | None
+
+
 class UnitActor:
     """One actor of the pool: a worker with its model loaded, called by several threads at once."""
 
@@ -33,22 +45,24 @@ class UnitActor:
         self._call = UnitCall(WorkerSettings.model_validate_json(settings_json), max_unit_attempts=max_unit_attempts)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        receipt = asdict(self._call(row["unit"]))
+        try:
+            receipt = asdict(self._call(row["unit"]))
+        except WorkerLost:
+            logger.exception("this actor's device is lost; the process ends, so that Ray starts another")
+            os._exit(1)
         return {**receipt, "errors": list(receipt["errors"])}
 
 
 def run_on_ray(
     settings: WorkerSettings,
     units: Sequence[WorkUnit],
+    pool: PoolSize,
     *,
-    num_actors: int,
-    calls_per_actor: int,
-    cpus_per_actor: float,
-    gpus_per_actor: float,
+    on_receipt: Callable[[Receipt], None],
     max_unit_attempts: int,
     no_progress_seconds: float,
-) -> Iterator[Receipt]:
-    """Receipts of all units, in the order in which they end.
+) -> None:
+    """Run all units and hand over each receipt as its unit ends.
 
     A killed actor is started anew and its units are run again from their beginning or last snapshot; what makes
     that safe is the commit, not Ray.
@@ -60,6 +74,8 @@ def run_on_ray(
     # A unit may take longer than Ray's 30 minutes to give its one receipt.
     context.execution_no_progress_timeout_s = no_progress_seconds
     context.enable_progress_bars = False
+    # Ray Data tells each graph it builds; a run's own lines say what a user asks.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [{"unit": unit.to_json()} for unit in units]
     # from_items, not a Parquet read: Ray's Parquet reader merges tiny inputs into one block, hence onto one actor.
     receipts = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS)).map(
@@ -68,18 +84,20 @@ def run_on_ray(
         # Plain calls, not generators: Ray's one-thread guard does not cover generators, and async ones keep a whole
         # unit's output in memory.
         compute=ray.data.ActorPoolStrategy(
-            size=num_actors,
-            max_concurrent_calls_per_actor=calls_per_actor,
-            max_tasks_in_flight_per_actor=calls_per_actor,
+            size=pool.num_actors,
+            max_concurrent_calls_per_actor=pool.calls_per_actor,
+            max_tasks_in_flight_per_actor=pool.calls_per_actor,
             enable_true_multi_threading=True,
         ),
-        num_cpus=cpus_per_actor,
-        num_gpus=gpus_per_actor,
+        num_cpus=pool.cpus_per_actor,
+        num_gpus=pool.gpus_per_actor,
     )
     try:
-        for row in receipts.iter_rows():
-            yield Receipt(**{**row, "errors": tuple(row["errors"])})
-    except (ray.exceptions.RayError, RuntimeError) as error:
+        # No prefetch: a receipt is counted when it comes, not one batch later.
+        for batch in receipts.iter_batches(batch_size=1, prefetch_batches=0, batch_format="pyarrow"):
+            for row in batch.to_pylist():
+                on_receipt(Receipt(**{**row, "errors": tuple(row["errors"])}))
+    except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException, RuntimeError) as error:
         raise EngineError(
             f"the Ray dataflow ended early: {type(error).__name__}: {error}. Committed units stay; run the same "
             "command again to go on."
@@ -87,22 +105,30 @@ def run_on_ray(
 
 
 @contextmanager
-def ray_session(*, num_actors: int, cpus_per_actor: float, gpus_per_actor: float) -> Iterator[None]:
+def ray_session(pool: PoolSize, *, device: str) -> Iterator[PoolSize]:
     """A connection to the cluster that RAY_ADDRESS names (as `ray job submit` sets it), or a Ray of our own.
 
-    A session that is already open is used and left open.
+    Yields the pool with its GPUs settled: on "auto" each actor reserves one where the cluster has any, since an actor
+    that reserves none is shown none. A session that is already open is used and left open.
     """
     if ray.is_initialized():
-        yield
+        yield _with_gpus(pool, device)
         return
-    _start(num_actors * cpus_per_actor, num_actors * gpus_per_actor)
+    _start(pool)
     try:
-        yield
+        yield _with_gpus(pool, device)
     finally:
         ray.shutdown()
 
 
-def _start(num_cpus: float, num_gpus: float) -> None:
+def _with_gpus(pool: PoolSize, device: str) -> PoolSize:
+    if pool.gpus_per_actor is not None:
+        return pool
+    wanted = device == "cuda" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+    return replace(pool, gpus_per_actor=1.0 if wanted else 0.0)
+
+
+def _start(pool: PoolSize) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
     address = os.environ.get("RAY_ADDRESS")
     if address:
@@ -116,10 +142,10 @@ def _start(num_cpus: float, num_gpus: float) -> None:
             ) from error
         return
     # Logical CPUs: the pool must fit beside Ray Data's own tasks also on a machine with few cores.
+    needed = math.ceil(pool.num_actors * pool.cpus_per_actor) + 1
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, int(num_cpus) + 1),
-        num_gpus=num_gpus or None,
+        num_cpus=max(os.cpu_count() or 1, needed),
         include_dashboard=False,
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         **quiet,

@@ -2,14 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from pipeline.cluster.config import CorpusJob, JobT, max_failures, parse_job
 from pipeline.cluster.logs import set_up_logging
 from pipeline.cluster.preparation import Prepared, begin_run, finish_run, prepare
 from pipeline.cluster.progress import Progress, TooManyFailures, clock_text
-from pipeline.engine.worker import WorkerSettings
 from pipeline.errors import ConfigError, ManifestError, MasklakeError, PromptError, WeightsError
 from schemas.commit import Receipt
 
@@ -54,58 +52,47 @@ def run_corpus(job: CorpusJob) -> int:
     print(prepared.render(), flush=True)
     if job.dry_run:
         return EXIT_OK
-    begin_run(prepared)
+    record = begin_run(prepared)
     progress = Progress(
         num_units=len(prepared.plan.units),
-        num_frames=prepared.plan_frames,
+        num_frames=prepared.plan.num_frames,
         max_failed_videos=_allowed_failures(job, prepared),
         videos_failed=len(prepared.reading.refused),
     )
     started = time.monotonic()
     try:
         if prepared.plan.units:
-            with _receipts(prepared) as receipts:
-                for receipt in receipts:
-                    progress.add(receipt)
+            _run_units(prepared, progress.add)
     finally:
-        finish_run(prepared, progress)
+        finish_run(prepared, record, progress)
     print(_summary(prepared, progress, time.monotonic() - started), flush=True)
     return _exit_code(job, prepared, progress)
 
 
-@contextmanager
-def _receipts(prepared: Prepared) -> Iterator[Iterator[Receipt]]:
-    job, settings = prepared.job, prepared.settings
+def _run_units(prepared: Prepared, on_receipt: Callable[[Receipt], None]) -> None:
+    job, units = prepared.job, prepared.plan.units
     if job.runner == "local":
-        from pipeline.cluster.threads import run_in_threads
+        from pipeline.engine.local import run_local
 
-        yield run_in_threads(
-            settings,
-            prepared.plan.units,
-            calls=job.videos_per_actor,
-            max_unit_attempts=job.max_unit_attempts,
-        )
+        run_local(prepared.settings, units, on_receipt=on_receipt)
         return
-    from pipeline.cluster.dataflow import ray_session, run_on_ray
+    from pipeline.cluster.dataflow import PoolSize, ray_session, run_on_ray
 
-    gpus = _gpus_per_actor(job, settings)
-    with ray_session(num_actors=job.num_actors, cpus_per_actor=job.cpus_per_actor, gpus_per_actor=gpus):
-        yield run_on_ray(
-            settings,
-            prepared.plan.units,
-            num_actors=min(job.num_actors, len(prepared.plan.units)),
-            calls_per_actor=job.videos_per_actor,
-            cpus_per_actor=job.cpus_per_actor,
-            gpus_per_actor=gpus,
+    pool = PoolSize(
+        num_actors=min(job.num_actors, len(units)),
+        calls_per_actor=job.videos_per_actor,
+        cpus_per_actor=job.cpus_per_actor,
+        gpus_per_actor=job.gpus_per_actor,
+    )
+    with ray_session(pool, device=job.device) as fitted:
+        run_on_ray(
+            prepared.settings,
+            units,
+            fitted,
+            on_receipt=on_receipt,
             max_unit_attempts=job.max_unit_attempts,
             no_progress_seconds=job.no_progress_hours * 3600,
         )
-
-
-def _gpus_per_actor(job: CorpusJob, settings: WorkerSettings) -> float:
-    if job.gpus_per_actor is not None:
-        return job.gpus_per_actor
-    return 1.0 if settings.device == "cuda" else 0.0
 
 
 def _allowed_failures(job: CorpusJob, prepared: Prepared) -> int | None:

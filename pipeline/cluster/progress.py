@@ -31,6 +31,7 @@ class Progress:
     seconds_between_lines: float = 30.0
     clock: Callable[[], float] = time.monotonic
     units: int = 0
+    units_committed: int = 0
     videos_ok: int = 0
     videos_failed: int = 0
     frames: int = 0
@@ -51,6 +52,7 @@ class Progress:
             TooManyFailures: this receipt's failures exceed what the job allows.
         """
         self.units += 1
+        self.units_committed += receipt.status == "committed"
         self.videos_ok += receipt.videos_ok
         self.videos_failed += receipt.videos_failed
         self.frames += receipt.frames

@@ -16,6 +16,10 @@ from schemas.work_unit import WorkUnit
 logger = logging.getLogger(__name__)
 
 
+class WorkerLost(Exception):
+    """The worker has lost its device: nothing is known of the unit, and only another process can run it."""
+
+
 class UnitCall:
     """A worker behind a guard, for runners that must see a receipt for every unit."""
 
@@ -25,13 +29,19 @@ class UnitCall:
         self._max_unit_attempts = max_unit_attempts
 
     def __call__(self, unit_json: str) -> Receipt:
-        """Run one unit. Never raises an Exception: what the worker did not catch is recorded at stage "worker"."""
+        """Run one unit; what the worker did not catch is recorded at stage "worker".
+
+        Raises:
+            WorkerLost: the device was lost, under this unit or an earlier one.
+        """
         unit = WorkUnit.from_json(unit_json)
         try:
             deaths = begin_attempt(self._store, unit.run_id, unit.unit_id, new_attempt_id())
             receipt = self._refuse(unit, deaths) if deaths >= self._max_unit_attempts else self._worker(unit_json)
             end_attempts(self._store, unit.run_id, unit.unit_id)
         except Exception as error:
+            if not self._worker.alive:
+                raise WorkerLost(f"unit {unit.unit_id}: {error}") from error
             logger.error("unit %s: %s", unit.unit_id, traceback.format_exc(), extra={"unit_id": unit.unit_id})
             message = f"{error}" if str(error) else repr(error)
             return self._failed(unit, type(error).__name__, message, retryable=True)
@@ -60,6 +70,7 @@ class UnitCall:
                 message=message,
                 retryable=retryable,
                 line=item.line,
+                item_id=item.item_id,
                 first_at=now,
                 last_at=now,
             )
