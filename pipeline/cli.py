@@ -19,8 +19,6 @@ EXIT_USAGE = 2
 EXIT_WEIGHTS = 5
 EXIT_INTERRUPTED = 130
 
-Positional = tyro.conf.Positional
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and exit with its code."""
@@ -147,7 +145,7 @@ def _call(function: Callable[..., Any], arguments: Sequence[str], verb: str) -> 
     return int(tyro.cli(function, prog=f"masklake {verb}", args=list(arguments)) or 0)
 
 
-def _status(lake: Positional[str], run_id: str | None = None) -> int:
+def _status(lake: tyro.conf.Positional[str], run_id: str | None = None) -> int:
     """Say how far a run is, from its commits.
 
     Args:
@@ -172,8 +170,8 @@ def _status(lake: Positional[str], run_id: str | None = None) -> int:
 
 
 def _query(
-    lake: Positional[str],
-    sql: Positional[str] = "",
+    lake: tyro.conf.Positional[str],
+    sql: tyro.conf.Positional[str] = "",
     run_id: str | None = None,
     format: Literal["table", "csv", "json"] = "table",
     macros: bool = False,
@@ -211,7 +209,7 @@ def _query(
     return 0
 
 
-def _gc(lake: Positional[str], delete: bool = False, grace_hours: float = 24.0) -> int:
+def _gc(lake: tyro.conf.Positional[str], delete: bool = False, grace_hours: float = 24.0) -> int:
     """Find, and with --delete remove, staged files that no commit names.
 
     Args:
@@ -228,8 +226,8 @@ def _gc(lake: Positional[str], delete: bool = False, grace_hours: float = 24.0) 
 
 
 def _weights(
-    action: Positional[Literal["list", "info", "pull", "verify", "path"]],
-    name: Positional[str] = "",
+    action: tyro.conf.Positional[Literal["list", "info", "pull", "verify", "path"]],
+    name: tyro.conf.Positional[str] = "",
     offline: bool = False,
     trust_unpinned: Annotated[bool, tyro.conf.arg(help="Accept and pin a hash that nobody has pinned yet.")] = False,
 ) -> int:

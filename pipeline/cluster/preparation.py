@@ -114,10 +114,11 @@ def prepare(job: CorpusJob) -> Prepared:
         settled=settled,
         unit_frames=job.unit_frames,
         pack_frames=job.pack_frames,
-        frames_of={item_id: found.num_frames for item_id, found in probed.items() if found.num_frames is not None},
+        frames_of=_known_frames(probed),
         align=job.align_frames,
         shard=None if job.shard is None else parse_shard(job.shard),
     ).limit(job.limit)
+    _refuse_changed_rows(job, reading, commits, probed)
     failed = {error.item_id for error in commit_log.outstanding_errors(commits, errors)}
     return Prepared(
         job=job,
@@ -171,6 +172,43 @@ def forget_run(store: Store, run_id: str) -> None:
     """Make a run as if it had never been; its parts stay until `masklake gc`."""
     paths = [file.path for folder in RUN_FOLDERS for file in store.list(f"{folder}/run={run_id}")]
     store.delete([*paths, f"_runs/{run_id}.json"])
+
+
+def _known_frames(probed: Mapping[str, Probed]) -> dict[str, int]:
+    return {item_id: found.num_frames for item_id, found in probed.items() if found.num_frames is not None}
+
+
+def _refuse_changed_rows(
+    job: CorpusJob, reading: ManifestReading, commits: Iterable[Commit], probed: Mapping[str, Probed]
+) -> None:
+    """What was asked of a committed video must not change within a run: its frames would be there under two questions.
+
+    Raises:
+        ConfigError: rows changed since their videos were committed.
+    """
+    every = plan_units(
+        reading.items,
+        run_id="all",
+        method=job.method_name,
+        config_hash="",
+        unit_frames=job.unit_frames,
+        frames_of=_known_frames(probed),
+        align=job.align_frames,
+    )
+    asked = {item.item_id for unit in every.units for item in unit.items}
+    videos = {item.video_id for item in reading.items}
+    changed = {
+        item.video_id
+        for commit in commits
+        for item in commit.items
+        if item.video_id in videos and item.item_id not in asked
+    }
+    if changed:
+        named = ", ".join(sorted(changed)[:10]) + (", ..." if len(changed) > 10 else "")
+        raise ConfigError(
+            f"{len(changed)} rows of the manifest changed since their videos were committed in this run: {named}. "
+            "Give changed rows another video_id, name another run with --run-id, or do all again with --overwrite."
+        )
 
 
 def _run_id(job: CorpusJob, store: Store) -> str:

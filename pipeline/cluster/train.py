@@ -137,6 +137,16 @@ def refuse_unless_resuming(job: TrainJob) -> None:
         raise ConfigError(f"{store.root_uri} holds a training already. Say --resume, or name another output.")
 
 
+def raise_cause(error: Exception) -> None:
+    """Raise what a worker raised if that is a domain error, else an EngineError."""
+    for cause in getattr(error, "worker_failures", {}).values():
+        if isinstance(cause, MasklakeError):
+            raise cause from error
+    raise EngineError(
+        f"training under Ray ended early: {type(error).__name__}: {error}. Checkpoints stay; go on with --resume."
+    ) from error
+
+
 def _train_on_ray(
     target: Callable[[SettingsT, Workers], object], settings: SettingsT, job: TrainJob, pool: PoolSize
 ) -> None:
@@ -155,7 +165,7 @@ def _train_on_ray(
         try:
             trainer.fit()
         except (ray.exceptions.RayError, ray.train.TrainingFailedError, RuntimeError) as error:
-            _raise_cause(error)
+            raise_cause(error)
 
 
 def _run_target(config: dict[str, Any]) -> None:
@@ -167,17 +177,6 @@ def _run_target(config: dict[str, Any]) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     config["target"](config["settings"], workers)
-
-
-def _raise_cause(error: Exception) -> None:
-    """Raise what a worker raised if that is a domain error, else an EngineError."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        cause = getattr(failure, "cause", failure)
-        if isinstance(cause, MasklakeError):
-            raise cause from error
-    raise EngineError(
-        f"training under Ray ended early: {type(error).__name__}: {error}. Checkpoints stay; go on with --resume."
-    ) from error
 
 
 @contextmanager

@@ -175,3 +175,19 @@ def test_confidence_is_presence_times_predicted_iou(lake: Path) -> None:
     presence = 1 / (1 + np.exp(-np.asarray(table["object_score"], dtype=np.float64)))
     expected = presence * np.clip(np.asarray(table["predicted_iou"], dtype=np.float64), 0, 1)
     assert np.allclose(table["confidence"], expected, atol=1e-6)
+
+
+def test_a_row_that_changed_after_its_commit_is_refused(manifest: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()[:2]]
+    for row in rows:
+        row["video_uri"] = str(manifest.parent / row["video_uri"])
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    assert run(path, tmp_path / "lake") == EXIT_OK
+    rows[1]["expressions"] = ["the red disc"]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    assert run(path, tmp_path / "lake") == EXIT_USAGE
+    rows[1]["video_id"] = "asked_anew"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    assert run(path, tmp_path / "lake") == EXIT_OK
+    assert len(mask_digests(tmp_path / "lake")) == NUM_FRAMES * (2 * 3 + 1)
