@@ -67,8 +67,9 @@ class Segmenter(Protocol):
 
     Attributes:
         method: name in SEGMENTERS.
-        buckets: stage name to the one batch size at which this stage always runs; a batch with fewer rows is
-            filled up with dummy rows, so that a mask never depends on who shares it.
+        buckets: stage name, in the order in which a tick passes the stages, to the one batch size at which this
+            stage always runs; a batch with fewer rows is filled up with dummy rows, so that a mask never depends on
+            who shares it.
     """
 
     method: str

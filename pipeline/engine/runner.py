@@ -83,10 +83,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def let_go_of_frames(error: BaseException) -> None:
     """Clear the local variables that an error's traceback keeps alive, tensors among them."""
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen = seen.__cause__ or seen.__context__
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        traceback.clear_frames(link.__traceback__)
+        seen.append(link)
+        link = link.__cause__ or link.__context__
 
 
 def _run_alone(segmenter: Segmenter, stage: str, session: Session, failed_with: Exception | None) -> Exception | None:
@@ -113,7 +115,7 @@ def _try_run(segmenter: Segmenter, stage: str, sessions: list[Session]) -> Excep
     let_go_of_frames(failure)
     if is_out_of_memory(failure):
         gc.collect()
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
     _check_device(failure)
     return failure
@@ -121,7 +123,7 @@ def _try_run(segmenter: Segmenter, stage: str, sessions: list[Session]) -> Excep
 
 def _check_device(failure: Exception) -> None:
     """Raise if the device is lost: after an illegal access or a failed assertion every later CUDA call fails too."""
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return
     try:
         torch.cuda.synchronize()

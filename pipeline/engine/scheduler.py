@@ -5,8 +5,12 @@ from dataclasses import dataclass
 
 from pipeline.segmenter import Work
 
-PATIENCE_BATCHES = 32
-"""Batches that a work may wait before it is served ahead of fuller and later ones."""
+PATIENCE_PER_SESSION = 4
+"""Batches that a work may wait, for each session that waits, before it goes first.
+
+`python -m tests.bench.simulate_scheduler`: in the worst of 25 simulated cases 4 has 92 % of the throughput of the best
+patience, 1 has 84 %, and no limit has 87 % and starves.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,36 +42,37 @@ class Batch:
 
 
 def choose_batch(
-    waiting: Iterable[Waiting], buckets: Mapping[str, int], *, now: int, patience_batches: int = PATIENCE_BATCHES
+    waiting: Iterable[Waiting], buckets: Mapping[str, int], *, now: int, patience_batches: int | None = None
 ) -> Batch | None:
     """The next batch, or None when nothing waits. Pure, and independent of the order in which `waiting` comes.
 
-    Who goes first: a work that has waited `patience_batches` or more, the oldest first (so no work waits longer than
-    patience_batches plus one batch for each other session); else a bucket that is full; else the later stage, since
-    what it finishes frees memory and its sessions then meet again in the earlier one; else the fuller bucket.
-    Who shares the batch: sessions that had the fewest rows so far. This is deficit round-robin (Shreedhar and
-    Varghese, SIGCOMM 1995) with the deficits measured against each other instead of along a ring.
+    Which bucket: the fullest, and of equally full ones the latest stage, since what it finishes frees memory. But a
+    work that has waited for `patience_batches` goes first, the oldest of them: so none waits longer than that and one
+    batch for each other session.
+    Who shares it: sessions that had the fewest rows so far. This is deficit round-robin (Shreedhar and Varghese,
+    SIGCOMM 1995) with deficits measured against each other instead of along a ring.
 
     Args:
         waiting: at most one per session; sizes are within 1 .. bucket of their stage.
         buckets: stage name to rows per batch, in the order in which a tick passes the stages.
         now: batches run so far.
+        patience_batches: None for PATIENCE_PER_SESSION times the sessions that wait.
     """
     groups = _by_group(waiting)
     if not groups:
         return None
     oldest = min((entry for entries in groups.values() for entry in entries), key=_age_order)
+    if patience_batches is None:
+        patience_batches = PATIENCE_PER_SESSION * sum(map(len, groups.values()))
     if now - oldest.waiting_since >= patience_batches:
         key = (oldest.work.stage, oldest.work.group)
         return _fill(key, sorted(groups[key], key=_age_order), buckets[oldest.work.stage])
     batches = [_fill(key, sorted(entries, key=_share_order), buckets[key[0]]) for key, entries in groups.items()]
     stage_position = {stage: position for position, stage in enumerate(buckets)}
 
-    def precedence(batch: Batch) -> tuple[bool, int, float, int, int]:
-        entries = groups[batch.stage, batch.group]
-        is_full = batch.rows == buckets[batch.stage] or len(batch.session_ids) < len(entries)
-        age, session_id = _age_order(min(entries, key=_age_order))
-        return is_full, stage_position[batch.stage], batch.rows / buckets[batch.stage], -age, -session_id
+    def precedence(batch: Batch) -> tuple[float, int, int, int]:
+        since, session_id = _age_order(min(groups[batch.stage, batch.group], key=_age_order))
+        return batch.rows / buckets[batch.stage], stage_position[batch.stage], -since, -session_id
 
     return max(batches, key=precedence)
 

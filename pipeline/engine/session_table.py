@@ -1,12 +1,12 @@
 """The open sessions: what each has submitted, waits for, has finished and holds in bytes; admits and evicts."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipeline.engine.scheduler import Batch, Waiting
 from pipeline.errors import EngineError, SessionError
-from pipeline.segmenter import Session, Work
+from pipeline.segmenter import Session, State, Work
 from pipeline.ticks import Tick, TickMasks
 
 
@@ -24,8 +24,12 @@ class LiveSession:
         rows_served: rows run for it, lifted after it was idle to what the others had been served meanwhile.
         last_ran: the clock after its last batch; -1 before.
         state_bytes: what the session said it holds; queued_bytes: submitted ticks and finished masks.
-        ended: no more ticks will come; complete: all came out; closed: nobody wants the rest.
+        ended: no more ticks will come; end_told: the session knows; complete: all came out.
+        closed: nobody wants the rest.
         quiet: nothing can come out without another submit or end.
+        state_wanted, state: a snapshot that the caller waits for.
+        error: what ended the session.
+        notify: wakes the caller.
     """
 
     session_id: int
@@ -43,10 +47,14 @@ class LiveSession:
     queued_bytes: int = 0
     device_seconds: float = 0.0
     ended: bool = False
+    end_told: bool = False
     complete: bool = False
     closed: bool = False
     quiet: bool = True
+    state_wanted: bool = False
+    state: State | None = None
     error: Exception | None = None
+    notify: Callable[[], None] = lambda: None
 
     @property
     def bytes_held(self) -> int:
@@ -72,6 +80,17 @@ class LiveSession:
         self.submitted.append(tick)
         self.queued_bytes += tick_bytes(tick)
         self.quiet = False
+
+    def end(self) -> None:
+        """Let the session end once it has been given all that was submitted."""
+        if not self.ended:
+            self.ended = True
+            self.quiet = False
+
+    def close(self) -> None:
+        """Let go of what the caller would have taken."""
+        self.closed = True
+        self.take_finished()
 
     def next_tick(self) -> Tick | None:
         """The next tick to push into the session; None when none is queued."""
@@ -128,9 +147,6 @@ class SessionTable:
         self._largest_bytes = 0
         self._rows_in_service = 0
         self.clock = 0
-
-    def __len__(self) -> int:
-        return len(self._live)
 
     def live(self) -> list[LiveSession]:
         """Open sessions, in order of admission."""
@@ -195,7 +211,7 @@ class SessionTable:
                 rows_served=live.rows_served,
             )
             for live in self._live.values()
-            if live.work is not None
+            if live.work is not None and not live.closed
         ]
 
     def note_batch(self, batch: Batch) -> None:

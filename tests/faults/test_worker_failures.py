@@ -3,6 +3,7 @@
 import errno
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,42 +53,38 @@ def recorded(lake: Path) -> tuple[ErrorRecord, ...]:
     return read_errors(open_store(lake), RUN_ID)
 
 
-def bad_items(folder: Path) -> dict[tuple[str, str, bool], WorkItem]:
-    """(stage, error class, retryable) to an item that must end so."""
+def bad_items(folder: Path) -> list[tuple[tuple[str, str, bool], WorkItem]]:
+    """Items that must fail, each with its (stage, error class, retryable)."""
     video = write_video(folder / "base.mp4", 6)
     garbage = folder / "garbage.mp4"
     garbage.write_bytes(b"this is no video" * 100)
-    asked_nothing = WorkItem(
-        video_id="asked-nothing", video_uri=str(video), queries=(Query(object_id=1, query_id="0"),)
-    )
+    nothing_asked = Query(object_id=1, query_id="0")
     bad_mask = Query(object_id=1, query_id="0", frame_index=0, mask_rle={"size": [48, 64], "counts": "~~~"})
-    return {
-        ("open", "DecodeError", False): item_of(folder / "nowhere.mp4", "a"),
-        ("open", "ConfigError", False): item_of(video, "a", modalities={"depth": "d.mp4"}),
-        ("decode", "DecodeError", False): item_of(garbage, "a"),
-        ("prompt", "PromptError", False): asked_nothing,
-        ("prompt", "PromptError", False, "refused"): item_of(video, "refuse"),
-        ("prompt", "PromptError", False, "mask"): WorkItem(
-            video_id="bad-mask", video_uri=str(video), queries=(bad_mask,)
-        ),
-        ("segment", "RuntimeError", False): item_of(video, "poison"),
-        ("segment", "DeviceMemoryError", True): item_of(video, "oom"),
-        ("segment", "EngineError", False): item_of(video, "twice"),
-        ("encode", "ValueError", False): item_of(video, "overconfident"),
-    }  # type: ignore[dict-item]
+    return [
+        (("open", "DecodeError", False), item_of(folder / "nowhere.mp4", "a")),
+        (("open", "ConfigError", False), item_of(video, "a", modalities={"depth": "d.mp4"})),
+        (("decode", "DecodeError", False), item_of(garbage, "a")),
+        (("prompt", "PromptError", False), replace(item_of(video), queries=(nothing_asked,))),
+        (("prompt", "PromptError", False), replace(item_of(video), queries=(bad_mask,))),
+        (("prompt", "PromptError", False), item_of(video, "refuse")),
+        (("segment", "RuntimeError", False), item_of(video, "poison")),
+        (("segment", "DeviceMemoryError", True), item_of(video, "oom")),
+        (("segment", "EngineError", False), item_of(video, "twice")),
+        (("encode", "ValueError", False), item_of(video, "overconfident")),
+    ]
 
 
 def test_each_failure_of_a_pack_is_told_with_its_stage_and_the_good_videos_are_committed(
     tmp_path: Path, lake: Path, item: WorkItem
 ) -> None:
     bad = bad_items(tmp_path)
-    unit = unit_of(*bad.values(), item)
+    unit = unit_of(*[failing for _, failing in bad], item)
     with Worker(settings_of(lake), segmenter=FakeSegmenter()) as worker:
         receipt = worker(unit.to_json())
     (commit,) = commits_in(lake)
     assert [done.video_id for done in commit.items] == ["good"]
-    assert [(error.stage, error.error_class, error.retryable) for error in commit.errors] == [key[:3] for key in bad]
-    assert [error.item_id for error in commit.errors] == [failed.item_id for failed in bad.values()]
+    assert [(error.stage, error.error_class, error.retryable) for error in commit.errors] == [told for told, _ in bad]
+    assert [error.item_id for error in commit.errors] == [failing.item_id for _, failing in bad]
     assert all(error.message for error in commit.errors)
     assert (receipt.status, receipt.videos_ok, receipt.videos_failed) == ("committed", 1, len(bad))
     rows = rows_in(lake)
@@ -99,7 +96,7 @@ def test_each_failure_of_a_pack_is_told_with_its_stage_and_the_good_videos_are_c
 def test_a_unit_whose_videos_all_fail_is_recorded_and_leaves_nothing_else(tmp_path: Path, lake: Path) -> None:
     bad = bad_items(tmp_path)
     with Worker(settings_of(lake), segmenter=FakeSegmenter()) as worker:
-        receipt = worker(unit_of(*bad.values()).to_json())
+        receipt = worker(unit_of(*[failing for _, failing in bad]).to_json())
     assert (receipt.status, receipt.videos_failed, receipt.frames) == ("failed", len(bad), 0)
     assert len(recorded(lake)) == len(bad)
     assert len(receipt.errors) == len(bad)
@@ -212,5 +209,5 @@ def test_when_the_device_is_lost_running_videos_are_recorded_and_no_further_unit
 def test_failing_videos_leave_no_threads(lake: Path, tmp_path: Path) -> None:
     before = set(threading.enumerate())
     with Worker(settings_of(lake), segmenter=FakeSegmenter()) as worker:
-        worker(unit_of(*bad_items(tmp_path).values()).to_json())
+        worker(unit_of(*[failing for _, failing in bad_items(tmp_path)]).to_json())
     assert set(threading.enumerate()) <= before
