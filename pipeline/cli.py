@@ -1,5 +1,7 @@
 """masklake: the command line. Verbs that read tables need neither torch nor ray."""
 
+import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -49,6 +51,19 @@ def exit_code_of(call: Callable[[], int]) -> int:
     except MasklakeError as error:
         print(f"masklake: {type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_CRASH
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in {"pipeline", "schemas", "jobs"}:
+            raise
+        print(
+            f"masklake: {error.name} is not installed. This verb needs pip install 'masklake[run]'; reading tables "
+            "(query, status, gc) does not.",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `| head` does; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("masklake: interrupted; run the same command again to go on.", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -154,7 +169,7 @@ def _status(lake: tyro.conf.Positional[str], run_id: str | None = None) -> int:
     """
     from pipeline.query import open_run
 
-    text = open_run(lake, run_id=run_id).sql(
+    rows = open_run(lake, run_id=run_id).sql(
         """
         SELECT runs.run_id, method, model, n_units AS units_planned,
                (SELECT count(DISTINCT unit_id) FROM commits WHERE commits.run_id = runs.run_id) AS units_committed,
@@ -165,7 +180,9 @@ def _status(lake: tyro.conf.Positional[str], run_id: str | None = None) -> int:
         FROM runs ORDER BY started
         """
     )
-    print(text)
+    width = max(len(name) for name in rows.columns)
+    for row in rows.fetchall():
+        print("\n".join(f"{name:<{width}}  {value}" for name, value in zip(rows.columns, row, strict=True)), end="\n\n")
     return 0
 
 
@@ -199,7 +216,7 @@ def _query(
         if relation is None:
             return 0
         if format == "table":
-            relation.show(max_rows=200)
+            relation.show(max_rows=200, max_width=_table_width())
         elif format == "csv":
             print(relation.df().to_csv(index=False), end="")
         else:
@@ -207,6 +224,11 @@ def _query(
     except duckdb.Error as error:
         raise ConfigError(f"query: {error}") from error
     return 0
+
+
+def _table_width() -> int:
+    """As wide as the terminal; as wide as it gets into a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
 
 
 def _gc(lake: tyro.conf.Positional[str], delete: bool = False, grace_hours: float = 24.0) -> int:
