@@ -89,7 +89,8 @@ class CrossModalAdapter(nn.Module):
         query_FNK = _tokens(self.relate_frames(vision_FKHW, num_frames=num_frames))
         gate_FNK = self.ca_V2T(query_FNK, _repeat_frames(text_BLK, num_frames), _repeat_frames(keep_BL, num_frames))
         vision_delta_FCHW = self.proj_vis_up(_grid(query_FNK * gate_FNK, like=vision_FKHW))
-        clip_mean_BNK = _tokens(vision_FKHW).unflatten(0, (-1, num_frames)).mean(dim=1)
+        vision_FNK = _tokens(vision_FKHW)
+        clip_mean_BNK = vision_FNK.reshape(-1, num_frames, *vision_FNK.shape[1:]).mean(dim=1)
         text_delta_BLD = self.proj_text_up(text_BLK * self.ca_T2V(text_BLK, clip_mean_BNK, None))
         return vision_delta_FCHW, text_delta_BLD
 

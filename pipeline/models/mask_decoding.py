@@ -155,7 +155,7 @@ def decode_candidates(
     )
     masks_RKD = out_RTD[:, first_mask : first_mask + num_masks]
     iou_RK: Tensor = decoder.iou_prediction_head(out_RTD[:, first_mask - 1])
-    score_R1 = decoder.pred_obj_score_head(out_RTD[:, 0]) if decoder.pred_obj_scores else None
+    score_R1 = _object_score(decoder.pred_obj_score_head, out_RTD[:, 0]) if decoder.pred_obj_scores else None
     wanted = _wanted(switches, num_masks)
     logits_RKhw = _mask_logits(
         decoder, image_RND.transpose(1, 2).reshape(image_RDhw.shape), high_res, masks_RKD, wanted
@@ -209,6 +209,19 @@ def _two_way(
     assert early is not None
     gathered = transformer.final_attn_token_to_image(q=queries + tokens_RTD, k=keys + pe, v=keys)
     return transformer.norm_final_attn(queries + gathered), keys, early
+
+
+def _object_score(head: Any, token_RD: Tensor) -> Tensor:
+    """The head's logit, (R, 1).
+
+    Its last layer has one output. As a matrix-vector product a CPU sums it in an order that depends on the row's
+    place in the batch (measured: last bit), so each row is summed by itself.
+    """
+    *hidden, last = head.layers
+    for layer in hidden:
+        token_RD = F.relu(layer(token_RD))
+    score_R1: Tensor = (token_RD * last.weight[0]).sum(dim=1, keepdim=True) + last.bias
+    return score_R1
 
 
 def _wanted(switches: DecoderSwitches, num_masks: int) -> slice:

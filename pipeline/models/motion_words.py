@@ -13,24 +13,39 @@ Span = tuple[int, int]
 
 SPACY_MODEL = "en_core_web_sm"
 
-_STEMS = """accelerat appear approach ascend bounc bark bit board bow bump carr chas chew circl climb clos collid com cover
-crawl creep cross danc dart dash descend disappear div drag drift driv drop eat enter escap exchang fac fall fight flap
-fli fly follow float gallop glid go grab graz grow hang head hid hit hold hop hover hunt hurr jog jump keep kick lay lead
-leap leav lick lift lean lie look low march mov nibbl open orbit overtak paddl pass pedal perform pick play pull push
-rac rais reach return revers ris ride roar roll rotat run rush sail shak sit skat skid slid slip soar speed spin splash
-spread squat stand start stay step stop strid stroll surf sway swerv swim swing switch tail tak throw touch tow trail
-travel trot tumbl turn twirl twist wad wag wait walk wander watch wav wiggl wrestl zigzag""".split()
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text))
+
+
+# Endings are added to these.
+_STEMS = _words(
+    "accelerat appear approach ascend bark bit board bounc bow bump carr chas chew circl climb clos "
+    "collid com cover crawl creep cross danc dart dash descend disappear div drag drift driv drop eat "
+    "enter escap exchang fac fall fight flap fli float fly follow gallop glid go grab graz grow hang head "
+    "hid hit hold hop hover hunt hurr jog jump keep kick lay lead lean leap leav lick lie lift look low "
+    "march mov nibbl open orbit overtak paddl pass pedal perform pick play pull push rac rais reach "
+    "return revers ride ris roar roll rotat run rush sail shak sit skat skid slid slip soar speed spin "
+    "splash spread squat stand start stay step stop strid stroll surf sway swerv swim swing switch tail "
+    "tak throw touch tow trail travel trot tumbl turn twirl twist wad wag wait walk wander watch wav "
+    "wiggl wrestl zigzag"
+)
 
 # Irregular forms, and base forms that are rarely nouns in expressions ("two dogs that run").
-_WHOLE_WORDS = """ate bitten came danced dove driven drove eaten fell flew flown fought gone grew grown held hung hid hidden
-kept laid lay leapt led left lying ran ridden risen rode rose sat shaken shook spun stood swam swum swung taken threw
-thrown took tying went climb fight go jump move run swim turn walk""".split()
+_WHOLE_WORDS = _words(
+    "ate bitten came climb danced dove driven drove eaten fell fight flew flown fought go gone grew grown "
+    "held hid hidden hung jump kept laid lay leapt led left lying move ran ridden risen rode rose run sat "
+    "shaken shook spun stood swam swim swum swung taken threw thrown took turn tying walk went"
+)
 
-_NOT_VERBS = """anything beginning building ceiling clothing during earring evening everything king lightning morning
-nothing ring sibling something spring string thing wing red seed speed weed bed shed sled hundred""".split()
+_NOT_VERBS = _words(
+    "anything bed beginning building ceiling clothing during earring evening everything hundred king "
+    "lightning morning nothing red ring seed shed sibling sled something speed spring string thing weed "
+    "wing"
+)
 
-# "left", "lay" and "hid" end a path or a place far more often than they tell an action in expressions.
-_AMBIGUOUS = {"left", "lay", "low", "lower", "lowers", "tail", "tails", "face", "faces", "head", "bars", "bowed", "cover"}
+# "left", "lay" and "low" end a path or a place far more often than they tell an action in expressions.
+_AMBIGUOUS = _words("bars bowed cover face faces head lay left low lower lowers tail tails")
 
 
 def motion_spans(text: str, *, given: Sequence[str] | None, tagger: MotionTagger) -> tuple[Span, ...]:

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import WeightsError
-from pipeline.models.closed_vocabulary import SPECIAL_TOKENS, WORDS
+from pipeline.models.closed_vocabulary import SPECIAL_TOKENS
 from pipeline.models.sam2_variants import SAM2_VARIANTS, Sam2Config, infer_variant
 from pipeline.models.text_encoder import TextEncoderConfig
 from pipeline.models.tokenizers import TokenizerKind
@@ -172,49 +172,3 @@ def _require(tensors: Mapping[str, Any], key: str) -> Any:
 def _thirds(num_layers: int) -> tuple[int, int, int]:
     """Layers 4, 8, 12 of twelve; the same cut of other depths."""
     return max(1, num_layers // 3), max(1, 2 * num_layers // 3), num_layers
-
-
-_CLOSED_TEXT: dict[str, Any] = {
-    "vocabulary_size": len(SPECIAL_TOKENS) + len(WORDS),
-    "width": 64,
-    "num_layers": 2,
-    "num_heads": 4,
-    "feedforward_width": 128,
-    "max_positions": 66,
-    "dropout": 0.0,
-}
-
-_SMALL_SAM2: dict[str, Any] = {
-    **SAM2_VARIANTS["sam2-hiera-tiny"].model_dump(),
-    "num_heads": 1,
-    "stages": (1, 2, 3, 1),
-    "global_att_blocks": (5,),
-    "window_spec": (8, 4, 8, 4),
-    "window_pos_embed_bkg_spatial_size": (4, 4),
-    "image_size": 128,
-    "num_maskmem": 5,
-    "max_obj_ptrs_in_encoder": 5,
-    "num_memory_layers": 2,
-}
-
-_CLOSED = {"tokenizer": "closed", "vocabulary": WORDS, "text_fusion_layers": (1, 2, 2)}
-
-_TINY = SamwiseArchitecture(
-    sam2=Sam2Config(
-        **{
-            **_SMALL_SAM2,
-            "embed_dim": 24,
-            "d_model": 64,
-            "mem_dim": 16,
-            "memory_feedforward_dim": 256,
-            "decoder_mlp_dim": 256,
-            "iou_head_hidden_dim": 64,
-        }
-    ),
-    text=TextEncoderConfig(**_CLOSED_TEXT),
-    adapter_width=64,
-    adapter_heads=4,
-    cme_feedforward_width=64,
-    short_side_px=128,
-    **_CLOSED,
-)

@@ -152,7 +152,7 @@ class ClipTextEncoder(nn.Module):
 
     def sentence(self, finished_BLD: Tensor, token_ids_BL: Tensor) -> Tensor:
         """The first end token."""
-        end_B = (token_ids_BL == self.config.end_id).int().argmax(dim=1)
+        end_B = token_ids_BL.eq(self.config.end_id or 0).int().argmax(dim=1)
         rows_B = torch.arange(finished_BLD.shape[0], device=finished_BLD.device)
         return finished_BLD[rows_B, end_B]
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from tokenizers import Tokenizer as BackendTokenizer
 from transformers import CLIPTokenizerFast, RobertaTokenizerFast
@@ -145,6 +145,7 @@ def _read_backend(folder: str | None, kind: Literal["roberta", "clip"]) -> Backe
     if (directory / "tokenizer.json").is_file():
         return BackendTokenizer.from_file(str(directory / "tokenizer.json"))
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-        return _BYTE_PAIR_CLASSES[kind].from_pretrained(folder, local_files_only=True).backend_tokenizer
+        byte_pair = _BYTE_PAIR_CLASSES[kind].from_pretrained(folder, local_files_only=True)
+        return cast(BackendTokenizer, byte_pair.backend_tokenizer)
     found = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else "no such folder"
     raise WeightsError(f"tokenizer_dir {folder}: expected {wanted}; found {found}. {advice}")

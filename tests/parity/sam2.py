@@ -101,9 +101,9 @@ def compare(case: Case, *, policy: Rule | None = None) -> Verdict:
     """
     core = random_sam2(tiny_config(**case.changes), seed=case.seed, object_score=case.object_score)
     frames, masks = moving_shapes(case.num_frames, seed=case.seed)
-    with torch.inference_mode(), _quiet_upstream(core.config.memory_dtype):
-        images, theirs = _run_upstream(core, case, frames, masks)
-        ours = _run_ours(core, case, images, masks, policy)
+    with torch.inference_mode(), quiet_upstream(core.config.memory_dtype):
+        images, theirs = run_upstream(core, case, frames, masks)
+        ours = run_ours(core, case, images, masks, policy)
     return _judge(case, theirs, ours)
 
 
@@ -129,7 +129,7 @@ def _flat(answers: list[Answer], field: str) -> Tensor:
     return torch.cat([getattr(answer, field).flatten() for answer in answers])
 
 
-def _run_ours(
+def run_ours(
     core: Sam2Core,
     case: Case,
     images: Tensor,
@@ -191,7 +191,7 @@ def _order(tracker: Tracker, step: Propagate, num_frames: int) -> range:
     return range(start, min(start + reach, num_frames - 1) + 1)
 
 
-def _run_upstream(
+def run_upstream(
     core: Sam2Core, case: Case, frames: NDArray[np.uint8], masks: NDArray[np.bool_]
 ) -> tuple[Tensor, list[Answer]]:
     predictor = upstream.SAM2VideoPredictor(
@@ -241,7 +241,7 @@ def _kept(outputs: dict[str, dict[int, Any]], frame: int) -> Tensor:
 
 
 @contextmanager
-def _quiet_upstream(memory_dtype: str) -> Iterator[None]:
+def quiet_upstream(memory_dtype: str) -> Iterator[None]:
     """No progress bars, and memory stored in a given dtype where upstream's code says bfloat16."""
     stored = _TorchStoring(getattr(torch, memory_dtype))
     with (
