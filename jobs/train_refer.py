@@ -14,7 +14,7 @@ from pydantic import create_model
 from pipeline.cluster.train import TrainJob, main, parse_train_job, refuse_unless_resuming, run_workers
 from pipeline.errors import ConfigError
 from pipeline.training.refer import ReferTraining, train_refer
-from pipeline.training.samwise import PRESETS, SamwiseTraining
+from pipeline.training.samwise_recipes import PRESETS, SamwiseTraining
 
 Recipe = Literal["auto", "pretrain", "ref_youtube_vos", "mevis", "shapesref"]
 

@@ -37,9 +37,7 @@ def match_sizes(mask_logits_BThw: Tensor, targets_BTHW: Tensor) -> tuple[Tensor,
     return logits, targets
 
 
-def focal_loss(
-    mask_logits_BTHW: Tensor, targets_BTHW: Tensor, *, alpha: float = 0.25, gamma: float = 2.0
-) -> Tensor:
+def focal_loss(mask_logits_BTHW: Tensor, targets_BTHW: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Mean over a clip's pixels, mean over clips; scalar.
 
     Source: Lin et al., ICCV 2017, equation 5, with the class balance alpha.

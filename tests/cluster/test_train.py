@@ -7,15 +7,34 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from ray.train import WorkerGroupError
 
 from jobs.train_refer import TrainRefer, read_job
-from pipeline.errors import ConfigError
+from pipeline.cluster.train import raise_cause, run_workers
+from pipeline.errors import ConfigError, EngineError
+from pipeline.io.storage import open_store
+from pipeline.training.checkpoints import load_latest
+from pipeline.training.loop import train
+from tests.cluster.failing_training import CONFIG, Settings, train_and_die_once
+from tests.training.linear_learner import LinearLearner
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.cluster,
+    # Ray warns of its own settings, and of what it has deprecated in itself.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
+]
 
 FLAGS = [
     *("--architecture", "mini", "--device", "cpu", "--num-threads", "0", "--torch-threads", "1"),
-    *("--samwise.trained", "adapters", "--samwise.freeze-batch-norm", "--samwise.loop.batch-size", "4"),
+    *(
+        "--samwise.trained",
+        "adapters",
+        "--samwise.freeze-batch-norm",
+        "--samwise.mask-text-padding",
+        "--samwise.loop.batch-size",
+        "4",
+    ),
     *("--samwise.loop.num-steps", "1", "--samwise.loop.clip-norm", "1000000"),
 ]
 
@@ -65,10 +84,28 @@ def test_two_workers_have_the_gradient_of_one_with_the_whole_batch(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("ray_of_our_own")
-def test_what_a_worker_raises_is_what_the_caller_sees(tmp_path: Path) -> None:
-    failing = job(tmp_path, "--runner", "ray", "--num-workers", "1", "--max-restarts", "0", "--data", "mevis:/nowhere")
+def test_a_worker_that_dies_is_started_anew_and_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
+    settings = Settings(output=str(tmp_path / "killed"), has_died=tmp_path / "has_died")
+    flags = ("--runner", "ray", "--num-workers", "2", "--max-restarts", "1")
+    assert run_workers(train_and_die_once, settings, job(tmp_path / "killed", *flags)) == 0
+    assert settings.has_died.exists()
+    untroubled = LinearLearner(with_ratio=True)
+    train(untroubled, CONFIG)
+    content = load_latest(open_store(tmp_path / "killed"))
+    assert content is not None
+    assert content["training"]["step"] == CONFIG.num_steps
+    weight = untroubled.trained()["1.weight"]
+    assert torch.allclose(content["training"]["parameters"]["1.weight"], weight, rtol=0, atol=1e-5)
+
+
+def test_what_a_worker_raises_is_what_the_caller_sees() -> None:
+    def failed(cause: Exception) -> WorkerGroupError:
+        return WorkerGroupError("one of two", {1: cause})
+
     with pytest.raises(ConfigError, match="/nowhere"):
-        failing.run()
+        raise_cause(failed(ConfigError("/nowhere: no such file")))
+    with pytest.raises(EngineError, match="ended early"):
+        raise_cause(failed(ZeroDivisionError("0")))
 
 
 def test_an_output_in_memory_is_refused_under_ray() -> None:
