@@ -16,6 +16,9 @@ JOBS: dict[str, str] = {
 }
 """Job name to `module:config class`; also `python jobs/NAME.py`."""
 
+TRAIN_JOBS: dict[str, str] = {"train_refer": "jobs.train_refer"}
+"""Training job name to the module that reads its options; also `python jobs/NAME.py`."""
+
 EXIT_CRASH = 1
 EXIT_USAGE = 2
 EXIT_WEIGHTS = 5
@@ -115,6 +118,16 @@ def synth(arguments: Sequence[str]) -> int:
     return _call(write_synthetic_corpus, arguments, "synth")
 
 
+def train(arguments: Sequence[str]) -> int:
+    """Run a training job: masklake train train_refer --data shapesref --output O."""
+    if not arguments or arguments[0] not in TRAIN_JOBS:
+        raise ConfigError(f"masklake train: name a job: {', '.join(TRAIN_JOBS)}.")
+    from pipeline.cluster.train import main as train_main
+
+    read_job = import_module(TRAIN_JOBS[arguments[0]]).read_job
+    return train_main(lambda: read_job(list(arguments[1:])))
+
+
 def status(arguments: Sequence[str]) -> int:
     """Say how far a run is, from its commits."""
     return _call(_status, arguments, "status")
@@ -136,7 +149,7 @@ def gc(arguments: Sequence[str]) -> int:
 
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
-    verb.__name__: verb for verb in (demo, doctor, plan, run, status, query, weights, synth, gc)
+    verb.__name__: verb for verb in (demo, doctor, plan, run, train, status, query, weights, synth, gc)
 }
 
 

@@ -1,5 +1,6 @@
 """What every test shares: one torch thread, seeds that stay put, and where optional material lies."""
 
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -15,6 +16,13 @@ import torch
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For the two processes of `make test`: a file's tests stay together, and so do all that start Ray."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("cluster") else item.path.as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +54,15 @@ def _random_state_does_not_leak() -> Iterator[None]:
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
+
+
+@pytest.fixture(autouse=True)
+def _log_set_up_does_not_leak() -> Iterator[None]:
+    """A job sets up its process's log; the next test finds it as it was."""
+    loggers = [logging.getLogger(name) for name in ("pipeline", "jobs")]
+    before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, level, propagate, handlers in before:
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = handlers

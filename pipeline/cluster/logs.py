@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+from typing import TextIO
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -24,9 +25,20 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what is standard error at the time, also where that is replaced later."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def set_up_logging(*, as_json: bool, quiet: bool) -> None:
     """Send masklake's log lines to stderr: from INFO on, or from WARNING on when quiet."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(JsonLines() if as_json else logging.Formatter("%(levelname).1s %(message)s"))
     for name in ("pipeline", "jobs"):
         logger = logging.getLogger(name)
