@@ -225,18 +225,30 @@ def _query(
         return 0
     opened = open_run(lake, run_id=run_id)
     try:
-        relation = opened.sql(sql or sys.stdin.read())
+        relation = opened.sql(_given(sql or sys.stdin.read()))
         if relation is None:
             return 0
         if format == "table":
             relation.show(max_rows=200, max_width=_table_width())
         elif format == "csv":
-            print(relation.df().to_csv(index=False), end="")
+            print(relation.df().map(_text_of_bytes).to_csv(index=False), end="")
         else:
-            print(relation.df().to_json(orient="records", lines=True, date_format="iso"), end="")
+            rows = relation.df().map(_text_of_bytes)
+            print(rows.to_json(orient="records", lines=True, date_format="iso", force_ascii=False), end="")
     except duckdb.Error as error:
         raise ConfigError(f"query: {error}") from error
     return 0
+
+
+def _given(sql: str) -> str:
+    if not sql.strip():
+        raise ConfigError('query: no SQL. Give it after the lake or on standard input, as "SELECT * FROM tracks".')
+    return sql
+
+
+def _text_of_bytes(value: Any) -> Any:
+    """RLE counts are bytes of printable ASCII; CSV and JSON have text alone."""
+    return bytes(value).decode("ascii", "backslashreplace") if isinstance(value, bytes | bytearray) else value
 
 
 def _table_width() -> int:
@@ -252,10 +264,14 @@ def _gc(lake: tyro.conf.Positional[str], delete: bool = False, grace_hours: floa
         delete: remove them; otherwise they are only listed.
         grace_hours: leave files younger than this alone: a running attempt may still commit them.
     """
+    from pipeline.io.commit_log import find_run_ids
     from pipeline.io.gc import collect_garbage
     from pipeline.io.storage import open_store
 
-    report = collect_garbage(open_store(lake), grace_seconds=grace_hours * 3600, dry_run=not delete)
+    store = open_store(lake)
+    report = collect_garbage(store, grace_seconds=grace_hours * 3600, dry_run=not delete)
+    if not (report.garbage or report.num_kept or report.num_young or find_run_ids(store)):
+        raise ConfigError(f"{store.root_uri}: no lake. Expected the root of one, as it was given to --output.")
     print(report.render())
     return 0
 

@@ -18,8 +18,12 @@ torch.set_num_threads(1)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For the two processes of `make test`: a file's tests stay together, and so do all that start Ray."""
+    """For the two processes of `make test`: a file's tests stay together, and so do all that start Ray.
+
+    First of all hooks of this name: pytest-xdist reads the groups in its own.
+    """
     for item in items:
         group = "ray" if item.get_closest_marker("cluster") else item.path.as_posix()
         item.add_marker(pytest.mark.xdist_group(group))

@@ -15,7 +15,7 @@ import ray.data.exceptions
 
 from pipeline.cluster.unit_call import UnitCall, WorkerLost
 from pipeline.engine.worker import WorkerSettings
-from pipeline.errors import EngineError
+from pipeline.errors import ConfigError, EngineError
 from schemas.commit import Receipt
 from schemas.work_unit import WorkUnit
 
@@ -110,13 +110,19 @@ def ray_session(pool: PoolSize, *, device: str) -> Iterator[PoolSize]:
 
     Yields the pool with its GPUs settled: on "auto" each actor reserves one where the cluster has any, since an actor
     that reserves none is shown none. A session that is already open is used and left open.
+
+    Raises:
+        ConfigError: a Ray of our own has not the GPUs that the pool reserves; nothing would ever start.
+        EngineError: the cluster cannot be reached.
     """
     if ray.is_initialized():
         yield _with_gpus(pool, device)
         return
     _start(pool)
     try:
-        yield _with_gpus(pool, device)
+        fitted = _with_gpus(pool, device)
+        _check_gpus(fitted)
+        yield fitted
     finally:
         ray.shutdown()
 
@@ -126,6 +132,18 @@ def _with_gpus(pool: PoolSize, device: str) -> PoolSize:
         return pool
     wanted = device == "cuda" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
     return replace(pool, gpus_per_actor=1.0 if wanted else 0.0)
+
+
+def _check_gpus(pool: PoolSize) -> None:
+    wanted = pool.num_actors * (pool.gpus_per_actor or 0.0)
+    there = float(ray.cluster_resources().get("GPU", 0))
+    if wanted <= there:
+        return
+    told = f"{pool.num_actors} actors reserve {wanted:g} GPUs and the cluster has {there:g}"
+    if os.environ.get("RAY_ADDRESS"):
+        logger.warning("%s: waiting for its autoscaler to bring more.", told)
+        return
+    raise ConfigError(f"{told}. Say --device cpu, fewer --num-actors, or a smaller --gpus-per-actor.")
 
 
 def _start(pool: PoolSize) -> None:

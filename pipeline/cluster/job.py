@@ -1,14 +1,19 @@
 """A corpus job from config to exit code: plan, run on Ray or in this process, summary."""
 
 import logging
+import shlex
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from pipeline.cluster.config import CorpusJob, JobT, max_failures, parse_job
 from pipeline.cluster.logs import set_up_logging
-from pipeline.cluster.preparation import Prepared, begin_run, finish_run, prepare
+from pipeline.cluster.preparation import Prepared, begin_run, finish_run, prepare, withdraw_run
 from pipeline.cluster.progress import Progress, TooManyFailures, clock_text
-from pipeline.errors import ConfigError, ManifestError, MasklakeError, PromptError, WeightsError
+from pipeline.errors import ConfigError, EngineError, ManifestError, MasklakeError, PromptError, WeightsError
 from schemas.commit import Receipt
 
 logger = logging.getLogger(__name__)
@@ -27,7 +32,8 @@ def main(job_class: type[JobT], arguments: Sequence[str], *, prog: str) -> int:
     try:
         job = parse_job(job_class, arguments, prog=prog)
         set_up_logging(as_json=job.log_json, quiet=job.quiet)
-        return run_corpus(job)
+        with _stopped_by_sigterm():
+            return run_corpus(job)
     except (ConfigError, ManifestError, PromptError) as error:
         return _told(error, EXIT_USAGE)
     except WeightsError as error:
@@ -49,7 +55,8 @@ def run_corpus(job: CorpusJob) -> int:
         EngineError: the run ended early; committed units stay.
     """
     prepared = prepare(job)
-    print(prepared.render(), flush=True)
+    if job.dry_run or not job.quiet:
+        print(prepared.render(), flush=True)
     if job.dry_run:
         return EXIT_OK
     record = begin_run(prepared)
@@ -57,14 +64,20 @@ def run_corpus(job: CorpusJob) -> int:
         num_units=len(prepared.plan.units),
         num_frames=prepared.plan.num_frames,
         max_failed_videos=_allowed_failures(job, prepared),
-        videos_failed=len(prepared.reading.refused),
+        videos_failed=prepared.reading.num_refused_rows,
     )
     started = time.monotonic()
     try:
         if prepared.plan.units:
             _run_units(prepared, progress.add)
-    finally:
+    except (ConfigError, WeightsError, EngineError):
+        if not withdraw_run(prepared, record, progress):
+            finish_run(prepared, record, progress)
+        raise
+    except BaseException:
         finish_run(prepared, record, progress)
+        raise
+    finish_run(prepared, record, progress)
     print(_summary(prepared, progress, time.monotonic() - started), flush=True)
     return _exit_code(job, prepared, progress)
 
@@ -118,10 +131,26 @@ def _summary(prepared: Prepared, progress: Progress, seconds: float) -> str:
         f"  lake: {lake}",
     ]
     if progress.videos_failed:
-        lines.append(f'  why they failed: masklake query {lake} "SELECT video_id, stage, class, message FROM errors"')
+        question = "SELECT video_id, stage, class, message FROM errors"
+        lines.append(f'  why they failed: masklake query {shlex.quote(lake)} "{question}"')
     return "\n".join(lines)
 
 
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """A cluster that takes the machine away ends a run as Ctrl-C does: what was committed is counted and stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _told(error: object, code: int) -> int:
-    logger.error("%s", error) if logging.getLogger("pipeline").handlers else print(f"masklake: {error}", flush=True)
+    logger.error("%s", error) if logging.getLogger("pipeline").handlers else print(
+        f"masklake: {error}", file=sys.stderr
+    )
     return code

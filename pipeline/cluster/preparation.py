@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pipeline.cluster.config import CorpusJob, parse_shard
@@ -53,6 +54,7 @@ class Prepared:
     speed: Speed | None
     num_committed_before: int
     num_failed_before: int
+    started: float
 
     @property
     def num_videos(self) -> int:
@@ -91,6 +93,8 @@ def prepare(job: CorpusJob) -> Prepared:
         ConfigError, ManifestError, WeightsError, StorageError: see the parts.
     """
     store = open_store(job.output)
+    if store.is_local and Path(store.root_uri).is_file():
+        raise ConfigError(f"--output {job.output}: a file is there. Name a folder that holds a lake, or none yet.")
     run_id = _run_id(job, store)
     reading = read_manifest(job.manifest, needs=job.needs, strict=job.strict)
     reading = replace(reading, items=tuple(_with_defaults(item, job) for item in reading.items))
@@ -133,6 +137,7 @@ def prepare(job: CorpusJob) -> Prepared:
         speed=speed_of(commits, architecture=model.architecture_name or "", device=chosen_kind(job.device)),
         num_committed_before=len([item for item in plan.settled if item.item_id not in failed]),
         num_failed_before=len([item for item in plan.settled if item.item_id in failed]),
+        started=time.time(),
     )
 
 
@@ -150,6 +155,20 @@ def begin_run(prepared: Prepared) -> RunRecord:
     return standing
 
 
+def withdraw_run(prepared: Prepared, record: RunRecord, progress: Progress) -> bool:
+    """Take back the record of a run in which nothing was done, so that corrected settings find the lake free.
+
+    Returns:
+        Whether it was taken back: not where an earlier start wrote it, or anything has had an outcome.
+    """
+    store, run_id = prepared.store, prepared.run_id
+    if record.started != prepared.started or progress.units or commit_log.read_commits(store, run_id):
+        return False
+    record_refusals(store, run_id, replace(prepared.reading, refused=()))
+    store.delete([f"{commit_log.RUNS}/{run_id}.json"])
+    return True
+
+
 def finish_run(prepared: Prepared, record: RunRecord, progress: Progress) -> None:
     """Fill in how the run ended, over all its attempts, and fold its commits when they are many."""
     commits = commit_log.read_commits(prepared.store, prepared.run_id)
@@ -158,7 +177,7 @@ def finish_run(prepared: Prepared, record: RunRecord, progress: Progress) -> Non
         record,
         finished=time.time(),
         n_units=len(prepared.plan.units) + len({commit.unit_id for commit in commits}) - progress.units_committed,
-        n_videos=len(prepared.reading.items),
+        n_videos=prepared.plan.num_items + len(prepared.plan.settled),
         n_videos_ok=sum(len(commit.items) for commit in commits),
         n_videos_failed=len(errors),
         n_frames=_total(commits, "frames"),
@@ -273,9 +292,9 @@ def _run_record(prepared: Prepared) -> RunRecord:
         seed=job.seed,
         precision=str(getattr(job.method_config, "precision", "fp32")),
         device=job.device,
-        started=time.time(),
+        started=prepared.started,
         n_units=len(prepared.plan.units),
-        n_videos=len(prepared.reading.items),
+        n_videos=prepared.plan.num_items + len(prepared.plan.settled),
     )
 
 

@@ -1,6 +1,6 @@
 """What a plan will cost, as numbers and as the table that --dry-run prints."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.io.plan import Plan
@@ -11,9 +11,10 @@ OUTPUT_BYTES_PER_MASK = 354
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a plan will cost; None where something it rests on is unknown.
+    """What the units of known length will cost; None where nothing of that kind is known.
 
     Attributes:
+        units_unknown: units whose length is unknown, and which no other figure counts.
         frames: frames to read.
         query_frames: frames times objects or expressions asked for.
         input_bytes: of the videos, each counted once.
@@ -23,6 +24,7 @@ class Estimate:
     """
 
     units: int
+    units_unknown: int
     videos: int
     frames: int | None
     query_frames: int | None
@@ -48,22 +50,22 @@ def estimate(
         seconds_per_query_frame: device time per frame and object or expression, beside it; None if unknown.
         bytes_of: video_uri to size.
     """
-    query_frames = [planned.query_frames for planned in plan.planned]
-    masks = None if None in query_frames else sum(count or 0 for count in query_frames)
+    masks = _known(planned.query_frames for planned in plan.planned)
     seconds = [
         _unit_seconds(planned.num_frames, planned.query_frames, seconds_per_frame, seconds_per_query_frame)
         for planned in plan.planned
     ]
     known = [value for value in seconds if value is not None]
-    device_seconds = sum(known) if len(known) == len(seconds) else None
+    device_seconds = sum(known) if known or not seconds else None
     uris = {item.video_uri for planned in plan.planned for item in planned.unit.items}
     sizes = [(bytes_of or {}).get(uri) for uri in uris]
     return Estimate(
         units=len(plan.planned),
+        units_unknown=sum(planned.num_frames is None for planned in plan.planned),
         videos=len({item.video_id for planned in plan.planned for item in planned.unit.items}),
-        frames=plan.num_frames,
+        frames=_known(planned.num_frames for planned in plan.planned),
         query_frames=masks,
-        input_bytes=None if None in sizes else sum(size or 0 for size in sizes),
+        input_bytes=_known(sizes),
         output_bytes=None if masks is None else masks * OUTPUT_BYTES_PER_MASK,
         device_seconds=device_seconds,
         wall_seconds=None if device_seconds is None else max(device_seconds / num_workers, max(known, default=0.0)),
@@ -90,7 +92,7 @@ def render_plan(
     rows = [
         ("videos", f"{cost.videos:,}" + (f" ({plan.num_items:,} ranges)" if plan.num_items != cost.videos else "")),
         ("units", f"{cost.units:,}"),
-        ("frames", _count(cost.frames)),
+        ("frames", _count(cost.frames) + _besides(cost)),
         ("masks", _count(cost.query_frames)),
         ("input", _bytes(cost.input_bytes)),
         ("output", "unknown" if cost.output_bytes is None else f"about {_bytes(cost.output_bytes)}"),
@@ -113,6 +115,19 @@ def _unit_seconds(
     if frames is None or query_frames is None or (per_frame is None and per_query_frame is None):
         return None
     return frames * (per_frame or 0.0) + query_frames * (per_query_frame or 0.0)
+
+
+def _known(values: Iterable[int | None]) -> int | None:
+    """Sum of what is known; None when nothing is, though something was asked for."""
+    values = list(values)
+    known = [value for value in values if value is not None]
+    return sum(known) if known or not values else None
+
+
+def _besides(cost: Estimate) -> str:
+    if not cost.units_unknown or cost.frames is None:
+        return ""
+    return f" and {cost.units_unknown:,} units of unknown length, which the figures below leave out"
 
 
 def _count(value: int | None) -> str:

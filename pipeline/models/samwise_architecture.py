@@ -115,6 +115,11 @@ def infer_architecture(tensors: Mapping[str, Any]) -> SamwiseArchitecture:
         WeightsError: a part is missing, or SAM2's size is none of the published ones.
     """
     sam = {key.removeprefix("sam."): value for key, value in tensors.items() if key.startswith("sam.")}
+    if not sam:
+        raise WeightsError(
+            f"no tensor 'sam.*' among {len(tensors)}, beginning with {sorted(tensors)[:3]}: not a SAMWISE checkpoint, "
+            "which holds SAM2, text encoder and adapters. Give the whole file that SAMWISE's authors published."
+        )
     sam2 = SAM2_VARIANTS[infer_variant(sam)]
     if "no_obj_ptr" not in sam:
         sam2 = sam2.model_copy(update={"pred_obj_scores": False, "fixed_no_obj_ptr": False})

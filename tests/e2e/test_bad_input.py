@@ -1,6 +1,7 @@
 """Every kind of bad input ends in its documented exit code or errors row, and the good videos are committed."""
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,15 @@ def test_a_failed_video_leaves_no_row_of_any_table(bad_run: tuple[int, Path]) ->
         for table in ("masks", "tracks", "frames", "commits"):
             videos = opened.sql(f"SELECT DISTINCT video_id FROM {table} ORDER BY 1").fetchall()
             assert videos == [("good_first",), ("good_last",)], table
+
+
+def test_a_row_with_two_problems_is_one_failed_video(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    manifest, lake = tmp_path / "two.jsonl", tmp_path / "it's a lake" / "run"
+    manifest.write_text('{"video_uri": "a.mp4", "expressions": ["x"], "stride": 0, "colour": 1}\n')
+    run("--manifest", str(manifest), "--output", str(lake), "--max-errors", "1")
+    told = capfd.readouterr().out
+    assert "0 videos committed, 1 failed" in told
+    assert shlex.quote(str(lake)) in told, "the command to copy names the lake as a shell reads it"
 
 
 def test_partial_success_is_told_by_the_exit_code_when_asked_for(tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jobs.refer_corpus import ReferCorpus
-from pipeline.cluster.job import EXIT_OK, EXIT_USAGE, main
+from pipeline.cluster.job import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, main
 from pipeline.query import open_run
 from pipeline.synth.clip import Clip, sample_clip
 from pipeline.synth.corpus import write_corpus
@@ -191,3 +195,29 @@ def test_a_row_that_changed_after_its_commit_is_refused(manifest: Path, tmp_path
     path.write_text("\n".join(json.dumps(row) for row in rows))
     assert run(path, tmp_path / "lake") == EXIT_OK
     assert len(mask_digests(tmp_path / "lake")) == NUM_FRAMES * (2 * 3 + 1)
+
+
+def test_settings_that_cannot_run_leave_the_lake_free_for_the_right_ones(manifest: Path, tmp_path: Path) -> None:
+    flags = ["--limit", "1"]
+    assert run(manifest, tmp_path / "lake", *flags, "--samwise.precision", "bf16") == EXIT_USAGE
+    assert run(manifest, tmp_path / "lake", *flags) == EXIT_OK
+    assert run(manifest, tmp_path / "lake", *flags, "--samwise.precision", "bf16") == EXIT_USAGE
+    assert len(mask_digests(tmp_path / "lake")) == 3 * NUM_FRAMES, "what is committed is not withdrawn"
+
+
+def test_an_output_that_is_a_file_is_refused(manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "lake").write_text("here first")
+    assert run(manifest, tmp_path / "lake") == EXIT_USAGE
+    assert (tmp_path / "lake").read_text() == "here first"
+
+
+def test_sigterm_ends_a_run_as_an_interrupt_and_it_goes_on_later(manifest: Path, tmp_path: Path, lake: Path) -> None:
+    command = [sys.executable, "jobs/refer_corpus.py", "--manifest", str(manifest), "--output", str(tmp_path / "lake")]
+    command += ["--runner", "local", "--device", "cpu", "--videos-per-actor", "1"]
+    process = subprocess.Popen(command, cwd=Path(__file__).resolve().parents[2])
+    while process.poll() is None and not list((tmp_path / "lake").rglob("_commits/**/*.json")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) in (EXIT_INTERRUPTED, EXIT_OK)  # it may have been at its very end
+    assert run(manifest, tmp_path / "lake") == EXIT_OK
+    assert mask_digests(tmp_path / "lake").keys() == mask_digests(lake).keys()

@@ -183,8 +183,13 @@ def test_an_estimate_adds_up() -> None:
 def test_what_is_unknown_is_called_unknown() -> None:
     plan = planned([video("a"), video("b", end_frame=10)])
     cost = estimate(plan, seconds_per_frame=0.1)
+    assert (cost.frames, cost.query_frames, cost.units_unknown) == (10, 10, 1), "what is known is counted"
+    assert (cost.device_seconds, cost.wall_seconds) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert "frames         10 and 1 units of unknown length" in render_plan(plan, cost)
+    nothing = planned([video("a")])
+    cost = estimate(nothing, seconds_per_frame=0.1)
     assert (cost.frames, cost.query_frames, cost.device_seconds, cost.wall_seconds) == (None, None, None, None)
-    text = render_plan(plan, cost)
+    text = render_plan(nothing, cost)
     assert "frames         unknown" in text
     assert "expected" not in text
     assert estimate(planned([]), seconds_per_frame=1.0).wall_seconds == 0.0

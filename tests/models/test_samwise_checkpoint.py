@@ -195,3 +195,9 @@ def test_random_weights_can_be_trained() -> None:
     fused = network.fuse(prefix, torch.tensor([[0, 5, 2]]), num_frames=2)
     (fused.prompt_BSE.sum() + fused.features.map_BDhw.sum()).backward()
     assert network.project_text.layers[0].weight.grad is not None
+
+
+def test_a_file_without_sam2_is_called_what_it_is() -> None:
+    tensors = {"text_encoder.model.encoder.sentence_encoder.embed_tokens.weight": torch.zeros(8, 4)}
+    with pytest.raises(WeightsError, match=r"no tensor 'sam\.\*' among 1"):
+        infer_architecture(tensors)
