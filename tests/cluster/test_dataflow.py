@@ -15,7 +15,13 @@ from pipeline.synth.clip import sample_clip
 from pipeline.synth.corpus import write_corpus
 from pipeline.synth.presets import clip_config
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.timeout(280),
+    # Ray Data sets its own deprecated options.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 POOL = PoolSize(num_actors=1, calls_per_actor=3, cpus_per_actor=0.5, gpus_per_actor=0.0)
 
