@@ -12,11 +12,14 @@ export OMP_NUM_THREADS ?= 1
 export SAM2_BUILD_CUDA := 0
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help venv demo test lint format bench lock readme clean
+GOLDEN ?= ../shared/golden
+
+.PHONY: help venv demo test parity lint format bench lock readme clean
 
 help:
 	@echo "make demo    set up, generate six clips, run refer_corpus on them, show the table"
 	@echo "make test    set up, run every test"
+	@echo "make parity  compare SAM2 with upstream's predictor, and SAMWISE with golden vectors where they lie in GOLDEN"
 	@echo "make lint    ruff, mypy --strict, import contracts"
 	@echo "make bench   ratios against named opponents, in one run"
 	@echo "make venv    set up .venv from requirements.lock"
@@ -40,6 +43,12 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
+
+parity: venv
+	$(BIN)/python -m tests.parity sam2
+	@if [ -d "$(GOLDEN)/samwise/open" ]; then \
+		$(BIN)/python -m tests.parity samwise --cases "$(GOLDEN)/samwise/open"; \
+	else echo "parity samwise: not run, no golden vectors at $(GOLDEN)"; fi
 
 lint: venv
 	$(BIN)/ruff check .

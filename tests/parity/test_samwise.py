@@ -70,8 +70,8 @@ def test_an_incomplete_video_case_fails(golden_dir: Path, tmp_path: Path, capsys
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("case", ["e2e_mini", "e2e_official"])
-def test_a_whole_video_agrees(golden_dir: Path, case: str) -> None:
-    checks = list(check_directory(golden_dir / "samwise" / "open", [case]))
+def test_a_whole_video_agrees(golden_dir: Path) -> None:
+    """The case of official size; `make parity` runs the longer one as well, three minutes of two cores."""
+    checks = list(check_directory(golden_dir / "samwise" / "open", ["e2e_official"]))
     assert len(checks) > 70
     assert [str(check) for check in checks if not check.ok] == []
