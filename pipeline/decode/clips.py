@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -108,7 +109,7 @@ def open_clips(
         raise
 
 
-class _Clips:
+class _Clips(ABC):
     """What every backend shares: bounds, times, and being a context manager."""
 
     height: int
@@ -135,7 +136,7 @@ class _Clips:
         self._check(indices)
         return [self._times_us[index] for index in indices]
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a hook, not a duty
         """Nothing is held, unless a backend says so."""
 
     def __enter__(self) -> Self:
@@ -149,9 +150,9 @@ class _Clips:
     ) -> None:
         self.close()
 
+    @abstractmethod
     def _read(self, indices: list[int]) -> Iterator[tuple[int, Image]]:
         """Each index, ascending and without repeats, with its picture."""
-        raise NotImplementedError
 
     def _check(self, indices: Sequence[int]) -> None:
         for index in indices:
