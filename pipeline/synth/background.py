@@ -50,8 +50,8 @@ def _ramp(low: int, high: int) -> NDArray[np.uint8]:
 
 
 def _noise(height: int, width: int, side: int, draws: Draws) -> Ints:
-    coarse = _value_noise(height, width, side // 4, draws)
-    fine = _value_noise(height, width, side // 12, draws)
+    coarse = value_noise(height, width, side // 4, draws)
+    fine = value_noise(height, width, side // 12, draws)
     return (5 * coarse + 3 * fine) >> 3
 
 
@@ -60,15 +60,15 @@ def _gradient(height: int, width: int, side: int, draws: Draws) -> Ints:
     down, right = draws.between(-100, 100), draws.between(-100, 100)
     rows, columns = np.arange(height, dtype=np.int32)[:, None], np.arange(width, dtype=np.int32)[None, :]
     slope = (2 * down * rows // height - down) + (2 * right * columns // width - right)
-    grain = _value_noise(height, width, side // 14, draws)
+    grain = value_noise(height, width, side // 14, draws)
     field: Ints = np.clip(128 + slope * 5 // 8 + ((grain - 128) * 5 >> 4), 0, 255)
     return field
 
 
 def _stripes(height: int, width: int, side: int, draws: Draws) -> Ints:
     """Wide wavy bands."""
-    wave = _value_noise(height, width, side // 3, draws)
-    fine = _value_noise(height, width, side // 14, draws)
+    wave = value_noise(height, width, side // 3, draws)
+    fine = value_noise(height, width, side // 14, draws)
     down, right = draws.between(-3, 3), draws.between(1, 3)
     rows, columns = np.arange(height, dtype=np.int32)[:, None], np.arange(width, dtype=np.int32)[None, :]
     along = (down * rows + right * columns) * 256 // side + wave
@@ -80,14 +80,14 @@ def _stripes(height: int, width: int, side: int, draws: Draws) -> Ints:
 def _speckle(picture: Planar, side: int, draws: Draws) -> None:
     """Sprinkle blotches of object colours, dimmed by a third, over about a tenth of the picture."""
     _, height, width = picture.shape
-    spots = _value_noise(height, width, side // 10, draws) > 178
-    which = _value_noise(height, width, side // 3, draws)[spots] * 3 // 256
+    spots = value_noise(height, width, side // 10, draws) > 178
+    which = value_noise(height, width, side // 3, draws)[spots] * 3 // 256
     colours = np.array([COLOUR_RGB[draws.pick(COLOURS)] for _ in range(3)], dtype=np.int32)
     for channel in range(3):
         picture[channel][spots] = (2 * colours[which, channel] + picture[channel][spots]) // 3
 
 
-def _value_noise(height: int, width: int, cell: int, draws: Draws) -> Ints:
+def value_noise(height: int, width: int, cell: int, draws: Draws) -> Ints:
     """Random values 0..255 on a lattice of `cell` pixels, blended by a cubic B-spline in integers."""
     cell = max(cell, 2)
     lattice = draws.lattice(width // cell + 4, height // cell + 4)

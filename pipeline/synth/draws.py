@@ -66,3 +66,9 @@ class Draws:
         """Independent integers 0..255, int32 (rows, columns)."""
         raw = self._bits.random_raw(rows * columns)
         return (np.asarray(raw) >> np.uint64(56)).astype(np.int32).reshape(rows, columns)
+
+    def noise(self, *shape: int) -> NDArray[np.uint8]:
+        """Independent bytes, uint8 of that shape; eight to a raw draw, for whole pictures of them."""
+        size = int(np.prod(shape))
+        raw = np.asarray(self._bits.random_raw(-(-size // 8)), dtype="<u8")
+        return raw.view(np.uint8)[:size].reshape(shape)

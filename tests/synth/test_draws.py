@@ -63,3 +63,9 @@ def test_a_lattice_holds_bytes_of_its_size() -> None:
     assert lattice.shape == (30, 40)
     assert (lattice.min(), lattice.max()) == (0, 255)
     assert 120 < lattice.mean() < 135
+
+
+def test_noise_takes_the_raw_bits_byte_by_byte_lowest_first() -> None:
+    raw = np.random.PCG64(np.random.SeedSequence([8])).random_raw(2)
+    expected = b"".join(int(word).to_bytes(8, "little") for word in raw)[:15]
+    assert Draws(8).noise(3, 5).tobytes() == expected
