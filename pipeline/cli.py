@@ -13,11 +13,21 @@ from pipeline.errors import ConfigError, ManifestError, MasklakeError, PromptErr
 
 JOBS: dict[str, str] = {
     "refer_corpus": "jobs.refer_corpus:ReferCorpus",
+    "multimodal_corpus": "jobs.multimodal_corpus:MultimodalCorpus",
+    "semantic_corpus": "jobs.semantic_corpus:SemanticCorpus",
+    "track_corpus": "jobs.track_corpus:TrackCorpus",
 }
 """Job name to `module:config class`; also `python jobs/NAME.py`."""
 
-TRAIN_JOBS: dict[str, str] = {"train_refer": "jobs.train_refer"}
+TRAIN_JOBS: dict[str, str] = {
+    "train_multimodal": "jobs.train_multimodal",
+    "train_refer": "jobs.train_refer",
+    "train_track": "jobs.train_track",
+}
 """Training job name to the module that reads its options; also `python jobs/NAME.py`."""
+
+EVALUATIONS: dict[str, str] = {"tiny": "pipeline.cluster.evaluate_tiny:evaluate_tiny"}
+"""What `evaluate` can measure, to `module:function`."""
 
 EXIT_CRASH = 1
 EXIT_USAGE = 2
@@ -128,6 +138,19 @@ def train(arguments: Sequence[str]) -> int:
     return train_main(lambda: read_job(list(arguments[1:])))
 
 
+def evaluate(arguments: Sequence[str]) -> int:
+    """Measure a model: masklake evaluate tiny --seed 1 --clips 200."""
+    if not arguments or arguments[0] not in EVALUATIONS:
+        raise ConfigError(f"masklake evaluate: name what to measure: {', '.join(EVALUATIONS)}.")
+    module_name, _, function_name = EVALUATIONS[arguments[0]].partition(":")
+    return _call(getattr(import_module(module_name), function_name), arguments[1:], f"evaluate {arguments[0]}")
+
+
+def import_scenes(arguments: Sequence[str]) -> int:
+    """Write a manifest of a data set: masklake import deliver --root URI --split val --out manifest.jsonl."""
+    return _call(_import, arguments, "import")
+
+
 def status(arguments: Sequence[str]) -> int:
     """Say how far a run is, from its commits."""
     return _call(_status, arguments, "status")
@@ -149,8 +172,9 @@ def gc(arguments: Sequence[str]) -> int:
 
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
-    verb.__name__: verb for verb in (demo, doctor, plan, run, train, status, query, weights, synth, gc)
+    verb.__name__: verb for verb in (demo, doctor, plan, run, train, evaluate, status, query, weights, synth, gc)
 }
+VERBS["import"] = import_scenes  # a keyword, which no function can be named by
 
 
 def _job_name(arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -171,6 +195,35 @@ def _run_job(name: str, arguments: Sequence[str]) -> int:
 
 def _call(function: Callable[..., Any], arguments: Sequence[str], verb: str) -> int:
     return int(tyro.cli(function, prog=f"masklake {verb}", args=list(arguments)) or 0)
+
+
+def _import(
+    dataset: tyro.conf.Positional[Literal["deliver", "mcubes", "nyu", "kitti360", "mfnet"]],
+    root: str,
+    out: str,
+    split: Literal["train", "val", "test"] = "val",
+    modalities: tuple[str, ...] = (),
+    case: str | None = None,
+) -> int:
+    """Write a manifest of a data set's scenes: rgb, its other modalities, and where the label lies.
+
+    Args:
+        dataset: whose layout the root has.
+        root: folder or store URI that holds the data set's own folders: img/ and hha/ of DELIVER, polL_color/ of
+            MCubeS, RGB/ of NYU, data_2d_raw/ of KITTI-360, rgb/ of MFNet.
+        out: the manifest, a .jsonl file or URI.
+        split: MCubeS, NYU and MFNet read their test list for val, as the published numbers do.
+        modalities: what a method is to see, in this order, such as rgb depth; by default all.
+        case: of DELIVER a weather (cloud, fog, night, rain, sun) or failure (motionblur, overexposure,
+            underexposure, lidarjitter, eventlowres).
+    """
+    from pipeline.io.importers.registry import import_scenes
+    from pipeline.io.manifest import write_manifest
+
+    imported = import_scenes(dataset, root, split=split, modalities=modalities, case=case)
+    write_manifest(imported.rows, out)
+    print(f"{out}: {imported.summary()}")
+    return 0
 
 
 def _status(lake: tyro.conf.Positional[str], run_id: str | None = None) -> int:

@@ -72,8 +72,13 @@ def frame_row(
     decode_ok: bool = True,
     is_key: bool | None = None,
     infer_us: int | None = None,
+    read_flags: Sequence[str] = (),
 ) -> pa.RecordBatch:
-    """The frame's one row of the frames table, in schema FRAMES, whose column docs tell of the arguments."""
+    """The frame's one row of the frames table, in schema FRAMES, whose column docs tell of the arguments.
+
+    Args:
+        read_flags: what reading told of the frame, beside what the method told.
+    """
     row = {
         "run_id": context.run_id,
         "video_id": context.video_id,
@@ -83,7 +88,7 @@ def frame_row(
         "decode_ok": decode_ok,
         "is_key": is_key,
         "infer_us": infer_us,
-        "flags": list(tick_masks.flags),
+        "flags": [*tick_masks.flags, *read_flags],
     }
     return _batch([row], FRAMES)
 
@@ -292,6 +297,7 @@ def _mask_columns(seen: ObjectMask, context: RowContext) -> Row:
         "area": int(np.count_nonzero(seen.mask)),
         "bbox": box and {"x": box.left, "y": box.top, "w": box.width, "h": box.height},
         "rle": box and rle.encode(seen.mask, box),
+        "trace": None if seen.trace is None else asdict(seen.trace),
     }
 
 

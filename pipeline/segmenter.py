@@ -1,7 +1,7 @@
 """What a method must offer: Segmenter and Session, their laws, and SEGMENTERS, the registry."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -104,6 +104,9 @@ class ModelSpec:
         tensors: key to tensor, as the checkpoint file holds them; None means seeded random weights.
         seed: for random weights.
         tokenizer_dir: local folder of a tokenizer's files; None for the closed vocabulary inside the package.
+        calibration: what turns the method's own confidence into a probability, as `pipeline.models.confidence` reads
+            it; None leaves the confidence as it is.
+        folders: role to a local folder with a further network that the method uses, such as "network".
     """
 
     name: str
@@ -112,6 +115,8 @@ class ModelSpec:
     architecture_name: str | None = None
     seed: int = 0
     tokenizer_dir: str | None = None
+    calibration: Mapping[str, Any] | None = None
+    folders: Mapping[str, str] = field(default_factory=dict)
 
 
 def step(segmenter: Segmenter, sessions: Sequence[Session], ticks: Sequence[Tick]) -> list[list[TickMasks]]:
@@ -139,6 +144,9 @@ def work_off(segmenter: Segmenter, session: Session) -> None:
 
 
 SEGMENTERS: dict[str, str] = {
+    "memorysam": "pipeline.methods.memorysam:build_segmenter",
+    "mosam": "pipeline.methods.mosam:build_segmenter",
+    "sam2_vss": "pipeline.methods.sam2_vss:build_segmenter",
     "samwise": "pipeline.methods.samwise:build_segmenter",
 }
 """Method name to `module:factory`, imported on first use.

@@ -1,4 +1,4 @@
-"""What goes into a session and what comes out: Prompt, Tick, ObjectMask, TickMasks."""
+"""What goes into a session and what comes out: Prompt, Tick, Trace, ObjectMask, TickMasks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pipeline.errors import PromptError
 
 Image = NDArray[np.uint8]
+Values = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 RGB = "rgb"
@@ -68,16 +69,38 @@ class Tick:
     Attributes:
         frame_index: 0-based position in the source, in presentation order (gaps where a stride skips).
         pts_us: presentation time in microseconds.
-        images: modality name to uint8 (H, W, 3) RGB; "rgb" for plain video. All of one size.
+        images: modality name to uint8 (H, W, 3) RGB; "rgb" for plain video. All of one size. Measured values (depth of
+            16 bits, angles, arrays) are float32 (H, W, 3) as they were stored, finite; never those of "rgb". Empty on a
+            frame that reading leaves out: no session is given it.
+        flags: what reading tells of the frame, for the frames table.
     """
 
     frame_index: int
     pts_us: int
     images: Mapping[str, Image]
+    flags: tuple[str, ...] = ()
 
     @property
     def rgb(self) -> Image:
         return self.images[RGB]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """Why a mask is what it is.
+
+    Attributes:
+        source: "prompted" (the user showed the object on this frame), "tracked" (memory alone), "motion" (the decode
+            with the motion prompt won), or "untracked" (the object was not asked for on this frame yet).
+        prompt_kind: what the user showed, or what the motion prompt consisted of; None without a prompt.
+        memory_frames: source frames whose memory was read.
+        kalman_iou: IoU of the mask's box with the box that motion foretold; None where nothing was foretold.
+    """
+
+    source: str
+    prompt_kind: str | None = None
+    memory_frames: tuple[int, ...] = ()
+    kalman_iou: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +115,7 @@ class ObjectMask:
         predicted_iou: the decoder's own estimate of the mask's IoU, 0..1.
         stability: IoU between the mask cut one logit above and one logit below the threshold, or None.
         class_id: semantic class, for methods that give one.
+        trace: why the mask is what it is, for methods that tell.
     """
 
     object_id: int
@@ -101,6 +125,7 @@ class ObjectMask:
     predicted_iou: float | None = None
     stability: float | None = None
     class_id: int | None = None
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

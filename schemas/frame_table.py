@@ -13,7 +13,12 @@ FRAMES: pa.Schema = documented(
     ("decode_ok", pa.bool_(), "False when the frame was damaged and its neighbour's picture stood in for it."),
     ("is_key", pa.bool_(), "Whether the source coded the frame as a key frame; null when unknown."),
     ("infer_us", pa.int32(), "Device time spent on the frame in microseconds, its share of each batch; null: unknown."),
-    ("flags", pa.list_(pa.string()), 'What the method told of the frame, such as "memory_reset"; empty when nothing.'),
+    (
+        "flags",
+        pa.list_(pa.string()),
+        'What the method told of the frame, such as "memory_reset", then what reading told, such as "missing:lidar" '
+        'or "skipped" (no masks); empty when nothing.',
+    ),
 )
 
 FRAMES_KEY = ("run_id", "video_id", "frame_index")

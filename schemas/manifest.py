@@ -38,7 +38,24 @@ MANIFEST: pa.Schema = documented(
         "{object_id >= 1, frame, points [[x, y, 1 or -1]], box [x0, y0, x1, y1], mask_rle {size, counts}} each, in "
         "pixels of the decoded frame; frame is the source's frame index. In CSV a JSON array.",
     ),
-    ("modalities", pa.map_(pa.string(), pa.string()), "Name to URI of what comes beside rgb. In CSV a JSON object."),
+    (
+        "modalities",
+        pa.map_(pa.string(), pa.string()),
+        "Name to URI of what comes beside rgb: a video, a directory of frames, an image or a .npy; several URIs with "
+        "'|' between them are stacked as channels. In CSV a JSON object.",
+    ),
+    (
+        "modality_order",
+        pa.list_(pa.string()),
+        "Which modalities a method sees, in which order; rgb, then `modalities` as listed, when left out. rgb may be "
+        "missing from it: the video then only tells times and size. In CSV a JSON array.",
+    ),
+    (
+        "crop",
+        pa.list_(pa.int32()),
+        "[x0, y0, x1, y1] in source pixels of rgb: the part of every modality that is read; for rows with modalities "
+        "or modality_order. In CSV a JSON array.",
+    ),
     ("start_frame", pa.int64(), "First source frame; 0 when left out."),
     ("end_frame", pa.int64(), "End of the range, exclusive; the video's end when left out."),
     ("stride", pa.int32(), "Every stride-th source frame from start_frame on; 1 when left out."),

@@ -7,6 +7,15 @@ from schemas.fields import LOW_CARDINALITY, documented
 BOX = pa.struct([(name, pa.float32()) for name in ("x", "y", "w", "h")])
 """Pixels of the decoded frame: left, top, width, height; right = x + w, exclusive."""
 
+TRACE = pa.struct(
+    [
+        ("source", pa.string()),
+        ("prompt_kind", pa.string()),
+        ("memory_frames", pa.list_(pa.int32())),
+        ("kalman_iou", pa.float32()),
+    ]
+)
+
 MASKS: pa.Schema = documented(
     ("run_id", LOW_CARDINALITY, "Run that made the row."),
     ("dataset", LOW_CARDINALITY, "Data set, as the manifest names it; null when it does not."),
@@ -38,6 +47,14 @@ MASKS: pa.Schema = documented(
     ("height", pa.int32(), "Height of the mask and of the decoded frame in pixels."),
     ("width", pa.int32(), "Width of the mask and of the decoded frame in pixels."),
     ("rle", pa.binary(), "COCO RLE counts (compressed, column-major, size height x width); null when absent."),
+    (
+        "trace",
+        TRACE,
+        "Why the mask is what it is; null for methods that do not tell, or when switched off. source: prompted (shown "
+        "on this frame), tracked, motion (the motion-prompted decode won) or untracked; prompt_kind: what was shown or "
+        "what the motion prompt consisted of; memory_frames: source frames read; kalman_iou: 0..1, agreement with the "
+        "box that motion foretold.",
+    ),
     ("attempt_id", pa.string(), "The attempt that made the row; one per unit in the visible rows."),
 )
 

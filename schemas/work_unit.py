@@ -43,7 +43,9 @@ class WorkItem:
         stride: every stride-th source frame from start_frame on.
         max_side: longest side of decoded frames in pixels, None for the source's size.
         fps: frames per second of a directory of frames; ignored for videos.
-        modalities: modality name to URI, besides rgb.
+        modalities: modality name to URI, besides rgb; several URIs with "|" between them are stacked as channels.
+        modality_order: what a method sees, in this order; empty where the item is plain video.
+        crop: (x0, y0, x1, y1) in source pixels of rgb, None for the whole picture.
         tags: the caller's join keys, carried through untouched.
         line: line of the manifest it came from, 1-based; not part of the name.
     """
@@ -58,6 +60,8 @@ class WorkItem:
     max_side: int | None = None
     fps: float | None = None
     modalities: Mapping[str, str] = field(default_factory=dict)
+    modality_order: tuple[str, ...] = ()
+    crop: tuple[int, int, int, int] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     line: int | None = None
 
@@ -67,6 +71,9 @@ class WorkItem:
         content = asdict(self)
         for name in ("line", "tags", "dataset"):
             del content[name]
+        for name in ("modality_order", "crop"):  # plain video is named without them
+            if not content[name]:
+                del content[name]
         return content_digest(content)
 
 
@@ -101,7 +108,15 @@ class WorkUnit:
 
 def work_item_from_record(record: Mapping[str, Any]) -> WorkItem:
     """The item whose `dataclasses.asdict` went through JSON."""
-    return WorkItem(**{**record, "queries": tuple(_query_from_record(query) for query in record["queries"])})
+    crop = record.get("crop")
+    return WorkItem(
+        **{
+            **record,
+            "queries": tuple(_query_from_record(query) for query in record["queries"]),
+            "modality_order": tuple(record.get("modality_order", ())),
+            "crop": None if crop is None else tuple(crop),
+        }
+    )
 
 
 def _query_from_record(record: Mapping[str, Any]) -> Query:

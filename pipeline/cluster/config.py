@@ -10,7 +10,9 @@ import tyro
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from pipeline.decode.bundle_options import BundleOptions
 from pipeline.errors import ConfigError
+from pipeline.io.detections import DetectionOptions
 from pipeline.io.manifest_rows import Needs
 
 JobT = TypeVar("JobT", bound="CorpusJob")
@@ -32,9 +34,24 @@ class CorpusJob(BaseModel):
         raise TypeError(f"{type(self).__name__} does not say which of its fields is the method's config")
 
     @property
+    def bundle_options(self) -> BundleOptions | None:
+        """How modalities are brought together; None where the method reads rgb only."""
+        return None
+
+    @property
     def align_frames(self) -> int:
         """Ranges of long videos begin at multiples of this many frames."""
         return 1
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Role to name of further networks that the method reads from a folder; see `resolve_folder`."""
+        return {}
+
+    @property
+    def detection_options(self) -> DetectionOptions | None:
+        """The table whose boxes join the manifest's prompts, for jobs that take one."""
+        return None
 
     manifest: str
     """Videos and what is asked of them: a .csv, .jsonl or .parquet file, local or in a store."""

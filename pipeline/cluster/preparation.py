@@ -16,12 +16,14 @@ from pipeline.code_version import code_version
 from pipeline.engine.worker import WorkerSettings
 from pipeline.errors import ConfigError
 from pipeline.io import commit_log
+from pipeline.io.detections import Detections, read_detections
 from pipeline.io.manifest import ManifestReading, read_manifest
 from pipeline.io.plan import Plan, plan_units
 from pipeline.io.plan_report import estimate, render_plan
 from pipeline.io.storage import Store, open_store
 from pipeline.io.uris import name_of
 from pipeline.io.weights import ResolvedModel, resolve_model
+from pipeline.io.weights_folders import resolve_folders
 from schemas.commit import Commit
 from schemas.ids import check_run_id, content_digest
 from schemas.run import RunRecord
@@ -96,7 +98,7 @@ def prepare(job: CorpusJob) -> Prepared:
     if store.is_local and Path(store.root_uri).is_file():
         raise ConfigError(f"--output {job.output}: a file is there. Name a folder that holds a lake, or none yet.")
     run_id = _run_id(job, store)
-    reading = read_manifest(job.manifest, needs=job.needs, strict=job.strict)
+    reading = read_manifest(job.manifest, needs=job.needs, strict=job.strict, detections=_detections(job))
     reading = replace(reading, items=tuple(_with_defaults(item, job) for item in reading.items))
     model = resolve_model(
         job.model, offline=job.offline or None, trust_unpinned=job.trust_unpinned, tokenizer_dir=job.tokenizer
@@ -237,21 +239,32 @@ def _run_id(job: CorpusJob, store: Store) -> str:
         raise ConfigError(str(error)) from error
 
 
+def _detections(job: CorpusJob) -> Detections | None:
+    return None if job.detection_options is None else read_detections(job.detection_options)
+
+
 def _with_defaults(item: WorkItem, job: CorpusJob) -> WorkItem:
     return item if item.max_side is not None or job.max_side is None else replace(item, max_side=job.max_side)
 
 
 def _lineage_of_config(job: CorpusJob, model: ResolvedModel) -> dict[str, Any]:
     """What decides masks: method, its config, the weights (or the seed that makes them up), where videos are cut."""
-    return {
-        "method": job.method_name,
-        "config": job.method_config.model_dump(mode="json"),
-        "architecture": [model.architecture_name, dict(model.architecture)],
-        "weights_sha256": model.sha256,
-        "seed": None if model.trained else job.seed,
-        # A video committed in ranges must not be planned whole by a resume, nor the other way round.
-        "unit_frames": job.unit_frames,
-    }
+    bundle = {} if job.bundle_options is None else {"bundle": job.bundle_options.model_dump(mode="json")}
+    folders = resolve_folders(job.folders, offline=job.offline or None, trust_unpinned=job.trust_unpinned)
+    networks = {"folders": {role: found.sha256 for role, found in folders.items()}} if folders else {}
+    return (
+        bundle
+        | networks
+        | {
+            "method": job.method_name,
+            "config": job.method_config.model_dump(mode="json"),
+            "architecture": [model.architecture_name, dict(model.architecture)],
+            "weights_sha256": model.sha256,
+            "seed": None if model.trained else job.seed,
+            # A video committed in ranges must not be planned whole by a resume, nor the other way round.
+            "unit_frames": job.unit_frames,
+        }
+    )
 
 
 def _worker_settings(job: CorpusJob, store: Store, model: ResolvedModel, config_hash: str) -> WorkerSettings:
@@ -268,6 +281,8 @@ def _worker_settings(job: CorpusJob, store: Store, model: ResolvedModel, config_
         max_videos=job.videos_per_actor,
         scratch_dir=job.scratch_dir,
         snapshot_frames=job.snapshot_frames,
+        bundle=job.bundle_options,
+        folders=job.folders,
         lineage={
             "method": job.method_name,
             "model": model.name,

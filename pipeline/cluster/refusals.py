@@ -22,9 +22,9 @@ def record_refusals(store: Store, run_id: str, reading: ManifestReading) -> None
 
 def refusal_records(run_id: str, unit_id: str, refused: Sequence[RowProblem]) -> list[ErrorRecord]:
     """One record per bad row, with everything that is wrong with it."""
-    by_line: dict[int, list[RowProblem]] = {}
+    by_line: dict[tuple[str, int], list[RowProblem]] = {}
     for problem in refused:
-        by_line.setdefault(problem.line, []).append(problem)
+        by_line.setdefault((problem.file, problem.line), []).append(problem)
     now = time.time()
     return [
         ErrorRecord(
@@ -40,5 +40,5 @@ def refusal_records(run_id: str, unit_id: str, refused: Sequence[RowProblem]) ->
             first_at=now,
             last_at=now,
         )
-        for line, problems in by_line.items()
+        for (_, line), problems in by_line.items()
     ]

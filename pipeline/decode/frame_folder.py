@@ -15,7 +15,7 @@ from PIL import ImageOps, UnidentifiedImageError
 from pipeline.decode.options import DecodeOptions
 from pipeline.decode.pixels import RgbConverter
 from pipeline.errors import DecodeError
-from pipeline.ticks import RGB, Image, Tick
+from pipeline.ticks import RGB, Image, Tick, Values
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 DEFAULT_FPS = 24.0
@@ -43,6 +43,11 @@ def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
         if earlier.stem == later.stem:
             raise DecodeError(f"{path}: both {earlier.name} and {later.name}. Keep one image per frame.")
     return files
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is a single image."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def natural_key(stem: str) -> list[tuple[int, str]]:
@@ -105,6 +110,23 @@ def read_image(file: Path, *, expected_size: tuple[int, int]) -> Image:
             f"{expected_size[0]}x{expected_size[1]}. Expected one size; resize the image or remove it."
         )
     return image
+
+
+def read_values(file: Path) -> Image | Values:
+    """One image of any size as `read_image` reads it, but 16 bits of grey become float32 (H, W, 3), value / 65535.
+
+    Raises:
+        DecodeError: as `read_image`.
+    """
+    with _opened(file) as stored:
+        try:
+            image = ImageOps.exif_transpose(stored)
+            if not image.mode.startswith("I;16"):
+                return _to_rgb(image, file)
+            grey = np.asarray(image).astype(np.float32) / np.float32(65535)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise _unreadable(file, error) from error
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def _to_rgb(image: PillowImage.Image, file: Path) -> Image:

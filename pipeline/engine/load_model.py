@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +16,11 @@ from safetensors.torch import load_file
 
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.io.weights import ResolvedModel
-from pipeline.io.weights_registry import CHECKPOINT
+from pipeline.io.weights_registry import CALIBRATION, CHECKPOINT
 from pipeline.segmenter import ModelSpec, Segmenter, segmenter_factory
+
+_WRAPPERS = ("model", "model_state_dict")
+"""Keys under which training code keeps a model's tensors beside an optimizer's."""
 
 SAFE_GLOBALS: list[Any] = [argparse.Namespace]
 """Classes beside tensors that a checkpoint may hold: training code of this family pickles its arguments."""
@@ -40,6 +44,7 @@ def load_model(resolved: ResolvedModel, *, seed: int = 0) -> ModelSpec:
         tensors=None if checkpoint is None else read_tensors(checkpoint),
         seed=seed,
         tokenizer_dir=resolved.tokenizer_dir,
+        calibration=_read_json(resolved.files[CALIBRATION]) if CALIBRATION in resolved.files else None,
     )
 
 
@@ -99,8 +104,8 @@ def chosen_device(device: str) -> str:
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint, by name, on the CPU.
 
-    Reads safetensors, zipped and legacy PyTorch files; {"model": tensors, ...} is unwrapped. Only tensors, plain
-    values and SAFE_GLOBALS are unpickled, so a file cannot run code.
+    Reads safetensors, zipped and legacy PyTorch files; {"model": tensors, ...} is unwrapped, and so is
+    "model_state_dict". Only tensors, plain values and SAFE_GLOBALS are unpickled, so a file cannot run code.
 
     Raises:
         WeightsError: the file is damaged, is none of these, or holds no tensors.
@@ -114,8 +119,20 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     return _named_tensors(content, file)
 
 
+def _read_json(file: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{file}: cannot be read as JSON: {_first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{file}: {type(content).__name__}; expected an object, as `--calibrate` writes it.")
+    return content
+
+
 def _named_tensors(content: Any, file: Path) -> dict[str, torch.Tensor]:
-    inner = content.get("model", content) if isinstance(content, Mapping) else content
+    inner = content
+    if isinstance(content, Mapping):
+        inner = next((content[key] for key in _WRAPPERS if key in content), content)
     if isinstance(inner, Mapping):
         tensors = {str(name): value for name, value in inner.items() if isinstance(value, torch.Tensor)}
         if tensors:

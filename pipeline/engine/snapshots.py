@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -38,6 +38,7 @@ class Snapshot:
         session: from `SessionHandle.state_dict`.
         tracks: from `TrackAccumulator.state_dict`.
         saved: from `StagedItem.save`: where the rows lie.
+        read_flags: (frame_index, what reading told of it) of frames that have not come out.
     """
 
     unit_id: str
@@ -49,6 +50,7 @@ class Snapshot:
     session: State
     tracks: Mapping[str, Any]
     saved: Mapping[str, list[str]]
+    read_flags: Sequence[tuple[int, Sequence[str]]] = ()
 
 
 def rows_folder(run_id: str, unit_id: str) -> str:

@@ -2,21 +2,19 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
 
-from pipeline.decode.options import BadPts, DecodeOptions
-from pipeline.decode.video import VideoStream, open_video
+from pipeline.decode.video import VideoStream
 from pipeline.encode import RowContext, TrackAccumulator, encode_tick, frame_row
 from pipeline.engine.engine import Engine
 from pipeline.engine.handle import SessionHandle
 from pipeline.engine.prompts import prompts_of
 from pipeline.engine.snapshots import Snapshot, SnapshotUnusable, rows_folder, write_snapshot
-from pipeline.errors import ConfigError, MasklakeError, PromptError
-from pipeline.io.inputs import InputHandle, open_input
+from pipeline.engine.video_source import VideoLimits, VideoSource, open_source
+from pipeline.errors import MasklakeError, PromptError
 from pipeline.io.mask_files import StagedItem
 from pipeline.io.storage import Store
-from pipeline.ticks import TickMasks
+from pipeline.ticks import Tick, TickMasks
 from schemas.commit import CommittedItem
 from schemas.work_unit import WorkItem
 
@@ -32,28 +30,6 @@ class VideoFailed(Exception):
         super().__init__(f"{stage}: {type(error).__name__}: {error}")
         self.stage = "prompt" if isinstance(error, PromptError) else stage
         self.error = error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoLimits:
-    """What one video may take of the machine, and how it is read.
-
-    Attributes:
-        scratch_dir: where downloads go.
-        max_scratch_bytes: larger inputs are read by ranges.
-        read_ahead_frames: decoded frames that may wait; 0 decodes when asked.
-        on_bad_pts: see `DecodeOptions`.
-        snapshot_frames: frames between two snapshots; None for none.
-    """
-
-    scratch_dir: str
-    max_scratch_bytes: int
-    read_ahead_frames: int
-    on_bad_pts: BadPts
-    snapshot_frames: int | None
-
-    def without_snapshots(self) -> "VideoLimits":
-        return replace(self, snapshot_frames=None)
 
 
 class VideoRun:
@@ -80,6 +56,7 @@ class VideoRun:
         self._last_frame_index = -1
         self._earlier_device_seconds = 0.0
         self._seconds_told = 0.0
+        self._read_flags: dict[int, tuple[str, ...]] = {}
 
     def run(self, snapshot: Snapshot | None = None) -> CommittedItem:
         """Stage the whole video, or the rest of it after a snapshot.
@@ -90,10 +67,10 @@ class VideoRun:
         """
         with ExitStack() as stack:
             with failing_at("open"):
-                source = stack.enter_context(self._open_input())
+                source = stack.enter_context(open_source(self._item, self._limits))
             handle = None if snapshot is None else stack.enter_context(self._restore(snapshot, source))
             with failing_at("decode"):
-                ticks = stack.enter_context(self._open_video(source))
+                ticks = stack.enter_context(source.decode(after_frame=self._last_frame_index))
             if handle is None:
                 with failing_at("segment"):
                     prompts = prompts_of(self._item.queries)
@@ -104,35 +81,7 @@ class VideoRun:
             self._staged.add_tracks(self._tracks.rows())
         return self._committed(source, device_seconds)
 
-    def _open_input(self) -> AbstractContextManager[InputHandle]:
-        if self._item.modalities:
-            raise ConfigError(
-                f"modalities {', '.join(sorted(self._item.modalities))}: this method's worker reads rgb only. "
-                "Leave the column out, or run a multimodal job."
-            )
-        whole = self._item.start_frame == 0 and self._item.end_frame is None
-        return open_input(
-            self._item.video_uri,
-            access="whole" if whole else "ranges",
-            scratch_dir=self._limits.scratch_dir,
-            max_scratch_bytes=self._limits.max_scratch_bytes,
-        )
-
-    def _open_video(self, source: InputHandle) -> VideoStream:
-        file = source.local_path if source.file is None else source.file
-        assert file is not None, "an input is a path or a file"
-        options = DecodeOptions(
-            # After a snapshot: its last frame once more, since a stream of no frames is an error.
-            start_frame=max(self._item.start_frame, self._last_frame_index),
-            end_frame=self._item.end_frame,
-            stride=self._item.stride,
-            max_side=self._item.max_side,
-            on_bad_pts=self._limits.on_bad_pts,
-            fps=self._item.fps,
-        )
-        return open_video(file, options, name=source.name, read_ahead_frames=self._limits.read_ahead_frames)
-
-    def _stream(self, ticks: VideoStream, handle: SessionHandle, source: InputHandle) -> None:
+    def _stream(self, ticks: VideoStream, handle: SessionHandle, source: VideoSource) -> None:
         since_snapshot = 0
         while True:
             with failing_at("decode"):
@@ -141,9 +90,7 @@ class VideoRun:
                 break
             if tick.frame_index <= self._last_frame_index:
                 continue
-            with failing_at("segment"):
-                handle.submit(tick)
-                masks = handle.take(block=False)
+            masks = self._submit(tick, handle)
             self._last_frame_index = tick.frame_index
             self._keep(masks, handle)
             since_snapshot += 1
@@ -154,6 +101,26 @@ class VideoRun:
             handle.end()
         while masks := self._next_masks(handle):
             self._keep(masks, handle)
+
+    def _submit(self, tick: Tick, handle: SessionHandle) -> list[TickMasks]:
+        """Give the session a frame; one that reading left out goes to the frames table at once, without masks."""
+        if not tick.images:
+            self._stage_skipped(tick)
+            return []
+        if tick.flags:
+            self._read_flags[tick.frame_index] = tick.flags
+        with failing_at("segment"):
+            handle.submit(tick)
+            return handle.take(block=False)
+
+    def _stage_skipped(self, tick: Tick) -> None:
+        nothing = TickMasks(
+            frame_index=tick.frame_index, pts_us=tick.pts_us, height=0, width=0, objects=(), flags=tick.flags
+        )
+        with failing_at("encode"):
+            frame = frame_row(nothing, self._context, infer_us=0)
+        with failing_at("stage"):
+            self._staged.add_frames(frame)
 
     def _next_masks(self, handle: SessionHandle) -> list[TickMasks]:
         with failing_at("segment"):
@@ -168,15 +135,16 @@ class VideoRun:
         self._seconds_told = seconds
         for tick_masks in masks:
             with failing_at("encode"):
+                read_flags = self._read_flags.pop(tick_masks.frame_index, ())
                 rows = encode_tick(tick_masks, self._context)
-                frame = frame_row(tick_masks, self._context, infer_us=infer_us)
+                frame = frame_row(tick_masks, self._context, infer_us=infer_us, read_flags=read_flags)
                 self._tracks.add(rows)
             with failing_at("stage"):
                 self._staged.add_masks(rows)
                 self._staged.add_frames(frame)
         self._frames += len(masks)
 
-    def _save(self, handle: SessionHandle, source: InputHandle) -> None:
+    def _save(self, handle: SessionHandle, source: VideoSource) -> None:
         """Write a snapshot as of the last frame submitted. The video goes on if the store will not take it."""
         with failing_at("segment"):
             state = handle.state_dict()
@@ -192,6 +160,7 @@ class VideoRun:
                 frames=self._frames,
                 device_seconds=self._earlier_device_seconds + handle.device_seconds,
                 session=state,
+                read_flags=[(frame_index, list(flags)) for frame_index, flags in self._read_flags.items()],
                 tracks=self._tracks.state_dict(),
                 saved=self._staged.save(self._store, rows_folder(context.run_id, context.unit_id)),
             )
@@ -205,7 +174,7 @@ class VideoRun:
                 extra=self._names,
             )
 
-    def _restore(self, snapshot: Snapshot, source: InputHandle) -> SessionHandle:
+    def _restore(self, snapshot: Snapshot, source: VideoSource) -> SessionHandle:
         if snapshot.input_etag != source.etag:
             raise SnapshotUnusable(f"the input is {source.etag} now, it was {snapshot.input_etag}")
         try:
@@ -215,6 +184,7 @@ class VideoRun:
         # A damaged state may fail in any way; the video can be run from its start.
         except Exception as error:
             raise SnapshotUnusable(f"{type(error).__name__}: {error}") from error
+        self._read_flags = {frame_index: tuple(flags) for frame_index, flags in snapshot.read_flags}
         self._frames = snapshot.frames
         self._last_frame_index = snapshot.last_frame_index
         self._earlier_device_seconds = snapshot.device_seconds
@@ -223,7 +193,7 @@ class VideoRun:
         )
         return handle
 
-    def _committed(self, source: InputHandle, device_seconds: float) -> CommittedItem:
+    def _committed(self, source: VideoSource, device_seconds: float) -> CommittedItem:
         item = self._item
         return CommittedItem(
             item_id=self._staged.item_id,

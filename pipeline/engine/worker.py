@@ -7,26 +7,29 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.decode.bundle_options import BundleOptions
 from pipeline.decode.options import BadPts
 from pipeline.encode import RowContext
 from pipeline.engine.engine import Engine
 from pipeline.engine.load_model import build_segmenter, load_model
 from pipeline.engine.snapshots import Snapshot, SnapshotUnusable, delete_snapshot, read_snapshot, warn_unusable
 from pipeline.engine.statistics import EngineStatistics
-from pipeline.engine.video_run import VideoFailed, VideoLimits, VideoRun, failing_at
+from pipeline.engine.video_run import VideoFailed, VideoRun, failing_at
+from pipeline.engine.video_source import VideoLimits
 from pipeline.errors import CommitConflict, ConfigError, EngineError, MasklakeError
 from pipeline.io.commit_log import commit_unit, record_failure
 from pipeline.io.inputs import MAX_SCRATCH_BYTES
 from pipeline.io.mask_files import StagedUnit
 from pipeline.io.storage import open_store
 from pipeline.io.weights import resolve_model
+from pipeline.io.weights_folders import resolve_folders
 from pipeline.segmenter import Segmenter
 from schemas.commit import Commit, CommittedItem, Part, Receipt
 from schemas.error_table import ErrorRecord
@@ -56,6 +59,8 @@ class WorkerSettings(BaseModel):
         scratch_dir: local folder for downloads and staging; None for the system's.
         max_scratch_bytes: larger remote videos are read by ranges instead of downloaded.
         snapshot_frames: frames between two snapshots of a unit of one video; None for none.
+        bundle: how modalities are brought together; None where the method reads rgb only.
+        folders: role to name of further networks, each found on this machine before the model is built.
         lineage: for the parts' metadata: model, weights_sha256, code_version, config_hash, ...
     """
 
@@ -79,6 +84,8 @@ class WorkerSettings(BaseModel):
     scratch_dir: str | None = None
     max_scratch_bytes: Positive = MAX_SCRATCH_BYTES
     snapshot_frames: Positive | None = None
+    bundle: BundleOptions | None = None
+    folders: Mapping[str, str] = Field(default_factory=dict)
     lineage: Mapping[str, str] = Field(default_factory=dict)
 
 
@@ -98,8 +105,11 @@ class Worker:
         self._store = open_store(settings.lake)
         if settings.torch_threads is not None:
             torch.set_num_threads(settings.torch_threads)
+        segmenter = segmenter or _segmenter_of(settings)
+        # Methods that give classes name them; those that do not have no such attribute.
+        self._class_names: Mapping[int, str] = dict(getattr(segmenter, "class_names", {}))
         self._engine = Engine(
-            segmenter or _segmenter_of(settings),
+            segmenter,
             max_sessions=settings.max_videos,
             max_pending_ticks=settings.max_pending_ticks,
             max_state_bytes=settings.max_state_bytes,
@@ -114,6 +124,7 @@ class Worker:
             read_ahead_frames=settings.read_ahead_frames,
             on_bad_pts=settings.on_bad_pts,
             snapshot_frames=settings.snapshot_frames,
+            bundle=settings.bundle,
         )
 
     def __call__(self, unit_json: str) -> Receipt:
@@ -166,7 +177,14 @@ class Worker:
         return read_snapshot(self._store, unit.run_id, unit_id, unit.items[0].item_id)
 
     def _attempt(self, unit: WorkUnit, unit_id: str, started: float, snapshot: Snapshot | None) -> Receipt:
-        attempt = _Attempt(unit=unit, unit_id=unit_id, attempt_id=new_attempt_id(), started=started, worker=self._name)
+        attempt = _Attempt(
+            unit=unit,
+            unit_id=unit_id,
+            attempt_id=new_attempt_id(),
+            started=started,
+            worker=self._name,
+            class_names=self._class_names,
+        )
         with StagedUnit(
             self._store, unit.run_id, unit_id, attempt.attempt_id, self.settings.lineage, self._scratch_dir
         ) as staged:
@@ -256,6 +274,7 @@ class _Attempt:
     attempt_id: str
     started: float
     worker: str
+    class_names: Mapping[int, str]
 
     def context_of(self, item: WorkItem) -> RowContext:
         return RowContext(
@@ -265,6 +284,7 @@ class _Attempt:
             unit_id=self.unit_id,
             attempt_id=self.attempt_id,
             queries={query.object_id: query for query in item.queries},
+            class_names=self.class_names,
         )
 
     def error_of(self, item: WorkItem, stage: str, error: Exception) -> ErrorRecord:
@@ -329,9 +349,13 @@ def _segmenter_of(settings: WorkerSettings) -> Segmenter:
         trust_unpinned=settings.trust_unpinned,
         tokenizer_dir=settings.tokenizer,
     )
-    return build_segmenter(
-        settings.method, settings.method_config, load_model(resolved, seed=settings.seed), settings.device
+    folders = resolve_folders(
+        settings.folders, offline=settings.offline or None, trust_unpinned=settings.trust_unpinned
     )
+    model = replace(
+        load_model(resolved, seed=settings.seed), folders={role: str(found.path) for role, found in folders.items()}
+    )
+    return build_segmenter(settings.method, settings.method_config, model, settings.device)
 
 
 def _is_retryable(error: Exception) -> bool:

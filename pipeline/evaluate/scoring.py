@@ -16,8 +16,8 @@ from pipeline.evaluate.mask_sequences import (
     score_frames,
     visible_frames,
 )
-from pipeline.evaluate.matching import best_assignment
 from pipeline.evaluate.protocols import ScoringProtocol
+from pipeline.masks.matching import best_assignment
 
 _MIN_INNER_FRAMES = 3
 

@@ -9,11 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.errors import ManifestError
+from pipeline.io.detections import Detections
 from pipeline.io.manifest_columns import ManifestRow
 from pipeline.io.manifest_files import open_manifest
 from pipeline.io.manifest_rows import Needs, RowProblem, read_row, stem_of
 from pipeline.io.storage import open_store
 from pipeline.io.uris import absolute_uri, name_of, parent_uri, readable_uri
+from schemas.ids import content_digest
 from schemas.work_unit import WorkItem
 
 _MAX_LISTED = 50
@@ -37,15 +39,18 @@ class ManifestReading:
 
     @property
     def num_refused_rows(self) -> int:
-        return len({problem.line for problem in self.refused})
+        return len({problem.line for problem in self.refused if problem.file == "manifest"})
 
 
-def read_manifest(uri: str | os.PathLike[str], *, needs: Needs, strict: bool = False) -> ManifestReading:
+def read_manifest(
+    uri: str | os.PathLike[str], *, needs: Needs, strict: bool = False, detections: Detections | None = None
+) -> ManifestReading:
     """Read and validate a manifest: .jsonl, .ndjson, .csv or .parquet, local or in a store.
 
     Args:
         needs: which queries the method asks for; a row without them is refused, those of the other kind are left
             alone, and "nothing" leaves all of them.
+        detections: further prompts by video id; their own problems join `refused`, and they count in the digest.
         strict: raise if any row is refused, instead of returning it in `refused`.
 
     Raises:
@@ -56,18 +61,24 @@ def read_manifest(uri: str | os.PathLike[str], *, needs: Needs, strict: bool = F
     where = absolute_uri(uri)
     base, name = parent_uri(where), readable_uri(where)
     items: list[WorkItem] = []
-    refused: list[RowProblem] = []
+    refused: list[RowProblem] = [] if detections is None else list(detections.refused)
     with open_manifest(where) as file:
         for row in file.rows:
             if isinstance(row, RowProblem):
                 refused.append(row)
                 continue
             line, columns = row
+            if detections is not None:
+                columns = detections.added_to(columns, _video_id(columns))
             item, problems = read_row(columns, line=line, base=base, needs=needs)
             refused.extend(problems)
             if item is not None:
                 items.append(item)
         digest = file.digest()
+    if detections is not None:
+        named = [item.video_id for item in items] + [problem.video_id for problem in refused if problem.video_id]
+        refused += detections.of_unknown_videos(named)
+        digest = content_digest([digest, detections.digest])
     if not items and not refused:
         raise ManifestError(f"{name}: no rows. Expected at least one video.")
     _refuse_repeated_ids(items, name)
@@ -95,6 +106,12 @@ def write_manifest(rows: Iterable[Mapping[str, Any]], uri: str | os.PathLike[str
             raise ManifestError(f"{where}, row {number}: {error}") from error
         lines.append(json.dumps(given, ensure_ascii=False, allow_nan=False))
     open_store(parent_uri(where)).write_whole(name_of(where), "".join(f"{line}\n" for line in lines).encode())
+
+
+def _video_id(columns: Mapping[str, Any]) -> str:
+    """The row's video id as `read_row` will have it, or "" where it will refuse the row."""
+    named, uri = columns.get("video_id"), columns.get("video_uri")
+    return str(named) if named is not None else stem_of(uri) if isinstance(uri, str) else ""
 
 
 def _refuse_repeated_ids(items: Iterable[WorkItem], name: str) -> None:

@@ -12,7 +12,8 @@ MAX_INDEX = 2**62
 """Beyond it Arrow's int64 would overflow."""
 
 
-def _refuse_bool(value: Any) -> Any:
+def refuse_bool(value: Any) -> Any:
+    """The value itself, unless it is a boolean, which Python takes for a number."""
     if isinstance(value, bool):
         raise ValueError("expected a number")
     return value
@@ -43,8 +44,8 @@ def _as_tags(value: Any) -> Any:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=512), BeforeValidator(_as_name)]
-Index = Annotated[int, Field(ge=0, le=MAX_INDEX), BeforeValidator(_refuse_bool)]
-Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_refuse_bool)]
+Index = Annotated[int, Field(ge=0, le=MAX_INDEX), BeforeValidator(refuse_bool)]
+Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(refuse_bool)]
 Texts = Annotated[dict[str, str], BeforeValidator(_without_nulls)]
 
 
@@ -63,7 +64,7 @@ class PromptRow(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    object_id: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(_refuse_bool)]
+    object_id: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(refuse_bool)]
     frame: Index
     id: Name | None = None
     points: tuple[tuple[Number, Number, Number], ...] = ()
@@ -82,9 +83,11 @@ class ManifestRow(BaseModel):
     expressions: tuple[Annotated[ExpressionRow, BeforeValidator(_as_expression)], ...] = ()
     prompts: tuple[Annotated[PromptRow, BeforeValidator(_without_nulls)], ...] = ()
     modalities: Texts = Field(default_factory=dict)
+    modality_order: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    crop: tuple[Index, Index, Index, Index] | None = None
     start_frame: Index = 0
     end_frame: Index | None = None
-    stride: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(_refuse_bool)] = 1
-    max_side: Annotated[int, Field(ge=MIN_SIDE_PX, lt=2**31), BeforeValidator(_refuse_bool)] | None = None
+    stride: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(refuse_bool)] = 1
+    max_side: Annotated[int, Field(ge=MIN_SIDE_PX, lt=2**31), BeforeValidator(refuse_bool)] | None = None
     fps: Annotated[Number, Field(gt=0)] | None = None
     tags: Annotated[dict[str, str], BeforeValidator(_as_tags)] = Field(default_factory=dict)

@@ -22,7 +22,7 @@ from schemas.manifest import MANIFEST_COLUMNS
 RawRow = tuple[int, Mapping[str, Any]] | RowProblem
 """Line and columns; or what makes the line unreadable."""
 
-_NESTED_IN_TEXT = ("expressions", "prompts", "modalities", "tags")
+_NESTED_IN_TEXT = ("expressions", "prompts", "modalities", "modality_order", "crop", "tags")
 _ROWS_PER_BATCH = 4096
 
 # A mask prompt in a cell is longer than csv's default limit of 128 KiB.

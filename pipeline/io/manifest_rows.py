@@ -8,17 +8,15 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.errors import ConfigError
 from pipeline.io.manifest_columns import ExpressionRow, ManifestRow, PromptRow
+from pipeline.io.manifest_modalities import RGB, absolute_uris, modality_breaches, order_of
 from pipeline.io.nearest_name import did_you_mean
-from pipeline.io.uris import KNOWN_SCHEMES, absolute_uri, name_of, split_uri
+from pipeline.io.uris import name_of
 from schemas.manifest import MANIFEST_COLUMNS
 from schemas.work_unit import Query, WorkItem
 
 Needs = Literal["expressions", "prompts", "nothing"]
 """What a method asks of a row. Queries of the other kind are left alone, so that jobs can share a manifest."""
-
-RGB = "rgb"
 
 Breach = tuple[str | None, str]
 """Column and reason."""
@@ -33,6 +31,7 @@ class RowProblem:
         column: "stride", "prompts[0].box", or None where the row cannot be read at all.
         reason: what came and what was expected.
         video_id, video_uri: as the row says, if it does.
+        file: "manifest", or which table beside it.
     """
 
     line: int
@@ -40,9 +39,11 @@ class RowProblem:
     reason: str
     video_id: str | None = None
     video_uri: str | None = None
+    file: str = "manifest"
 
     def __str__(self) -> str:
-        return f"line {self.line}{f', {self.column}' if self.column else ''}: {self.reason}"
+        where = "" if self.file == "manifest" else f"{self.file}, "
+        return f"{where}line {self.line}{f', {self.column}' if self.column else ''}: {self.reason}"
 
 
 def read_row(
@@ -61,9 +62,9 @@ def read_row(
         row = ManifestRow.model_validate(given)
     except ValidationError as error:
         return None, row_problems(raw, line, [_breach(detail) for detail in error.errors(include_url=False)])
-    uris, unusable = _absolute_uris(row, base)
-    breaches = [*unusable, *_range_breaches(row), *_expression_breaches(row.expressions), *_prompt_breaches(row)]
-    breaches += _missing(row, needs)
+    uris, unusable = absolute_uris(row, base)
+    breaches: list[Breach] = [*unusable, *modality_breaches(row), *_range_breaches(row)]
+    breaches += [*_expression_breaches(row.expressions), *_prompt_breaches(row), *_missing(row, needs)]
     if breaches:
         return None, row_problems(raw, line, breaches)
     return _work_item(row, uris, line, needs), ()
@@ -97,6 +98,8 @@ def _work_item(row: ManifestRow, uris: Mapping[str, str], line: int, needs: Need
         max_side=row.max_side,
         fps=row.fps,
         modalities={name: uri for name, uri in uris.items() if name != RGB},
+        modality_order=order_of(row),
+        crop=row.crop,
         tags=row.tags,
         line=line,
     )
@@ -126,24 +129,6 @@ def _prompt_query(prompt: PromptRow, place: int) -> Query:
         box=prompt.box,
         mask_rle=prompt.mask_rle,
     )
-
-
-def _absolute_uris(row: ManifestRow, base: str) -> tuple[dict[str, str], list[Breach]]:
-    uris: dict[str, str] = {}
-    breaches: list[Breach] = []
-    if RGB in row.modalities:
-        breaches.append((f"modalities.{RGB}", "rgb is the video itself; name the other modalities, as depth or event."))
-    for name, uri in {**row.modalities, RGB: row.video_uri}.items():
-        column = "video_uri" if name == RGB else f"modalities.{name}"
-        try:
-            uris[name] = absolute_uri(uri, base=base)
-        except ConfigError as error:
-            breaches.append((column, str(error)))
-            continue
-        scheme, _ = split_uri(uris[name])
-        if scheme not in KNOWN_SCHEMES:
-            breaches.append((column, f"{uri!r}: unknown scheme. {did_you_mean(scheme, sorted(KNOWN_SCHEMES))}"))
-    return uris, breaches
 
 
 def _range_breaches(row: ManifestRow) -> Iterator[Breach]:

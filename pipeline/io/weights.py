@@ -22,6 +22,7 @@ from pipeline.io.weights_local import (
 )
 from pipeline.io.weights_pins import combined_sha256
 from pipeline.io.weights_registry import (
+    CALIBRATION,
     CHECKPOINT,
     TOKENIZER,
     ModelEntry,
@@ -42,7 +43,7 @@ class ResolvedModel:
         architecture: its sizes; empty where `architecture_name` or the tensors tell them.
         architecture_name: a name among the architectures that pipeline.models knows, or None.
         files: role to path; "checkpoint" is missing where weights are random.
-        sha256: of the checkpoint, or of checkpoint and tokenizer together; None where weights are random.
+        sha256: of the checkpoint, or of checkpoint, tokenizer and calibration together; None where weights are random.
         trained: False means that its masks mean nothing.
         tokenizer_dir: folder of a tokenizer's files; None for a closed vocabulary, or where none was found.
     """
@@ -170,11 +171,14 @@ def _from_files(
     elif tokenizer_dir is None and local.card.tokenizer is not None:
         tokenizer_dir = _tokenizer_of(local.card.tokenizer, registry, places, trust_unpinned)
     card = local.card.model_copy(update={"name": local.card.name or local.checkpoint.stem})
-    return _resolved(card, {CHECKPOINT: local.checkpoint}, tokenizer_dir, places)
+    files = {CHECKPOINT: local.checkpoint}
+    if local.calibration is not None:
+        files[CALIBRATION] = local.calibration
+    return _resolved(card, files, tokenizer_dir, places)
 
 
 def _resolved(card: ModelCard, files: Mapping[str, Path], tokenizer_dir: str | None, places: Places) -> ResolvedModel:
-    hashes = {CHECKPOINT: places.pins.sha256_of(files[CHECKPOINT])} if CHECKPOINT in files else {}
+    hashes = {role: places.pins.sha256_of(files[role]) for role in (CHECKPOINT, CALIBRATION) if role in files}
     if hashes and tokenizer_dir is not None:
         hashes |= tokenizer_hashes(Path(tokenizer_dir), places.pins)
     if not card.trained:

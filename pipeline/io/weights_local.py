@@ -21,6 +21,7 @@ class ModelCard(BaseModel):
 
     Attributes:
         checkpoint: the file that this is about; by default the only checkpoint of the folder.
+        calibration: file of the folder that turns the checkpoint's confidences into probabilities.
         kind, architecture, tokenizer, trained, licence, trained_on: as in the registry.
     """
 
@@ -28,6 +29,7 @@ class ModelCard(BaseModel):
 
     name: str | None = None
     checkpoint: str | None = None
+    calibration: str | None = None
     kind: ModelKind = "unknown"
     architecture: dict[str, Any] | str | None = None
     tokenizer: str | None = None
@@ -38,11 +40,12 @@ class ModelCard(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalModel:
-    """A model in a file or folder; `tokenizer_dir` is None where the folder has none."""
+    """A model in a file or folder; `tokenizer_dir` and `calibration` are None where it has none."""
 
     checkpoint: Path
     card: ModelCard
     tokenizer_dir: Path | None
+    calibration: Path | None
 
 
 def read_local_model(path: Path) -> LocalModel:
@@ -64,6 +67,7 @@ def read_local_model(path: Path) -> LocalModel:
         checkpoint=checkpoint,
         card=card,
         tokenizer_dir=next((candidate for candidate in candidates if is_tokenizer_folder(candidate)), None),
+        calibration=_calibration_in(folder, card),
     )
 
 
@@ -89,6 +93,14 @@ def _checkpoint_in(folder: Path, card: ModelCard) -> Path:
         expected = f"Expected one file of {', '.join(CHECKPOINT_SUFFIXES)}; name the file itself"
         raise WeightsError(f"{folder}: checkpoints found: {names}. {expected}, or its name in {SIDECAR}.")
     return found[0]
+
+
+def _calibration_in(folder: Path, card: ModelCard) -> Path | None:
+    if card.calibration is None:
+        return None
+    if not (folder / card.calibration).is_file():
+        raise WeightsError(f"{folder / SIDECAR}: names the calibration {card.calibration!r}, which is not there.")
+    return folder / card.calibration
 
 
 def _read_card(path: Path) -> ModelCard:

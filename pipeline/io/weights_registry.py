@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.errors import WeightsError
 
-ModelKind = Literal["samwise", "sam2", "text_encoder", "unknown"]
+ModelKind = Literal["samwise", "memorysam", "sam2", "text_encoder", "unknown"]
 
 CHECKPOINT = "checkpoint"
 TOKENIZER = "tokenizer"
+CALIBRATION = "calibration"
 
 _FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _URL = re.compile(r"(hf:[\w.-]+/[\w.-]+(@[\w./-]+?)?/[\w./-]+|[a-z][a-z0-9]*://\S.*|gdrive:[\w-]+|package:[\w./-]+)")
@@ -24,7 +25,8 @@ class WeightFile(BaseModel):
     """One file of a model.
 
     Attributes:
-        role: unique within the model; "checkpoint" holds the tensors, "tokenizer" what reads text.
+        role: unique within the model; "checkpoint" holds the tensors, "tokenizer" what reads text, "calibration"
+            what turns confidences into probabilities.
         name: what the file is called wherever it is put.
         urls: where it may be fetched, best first.
         sha256: 64 hex digits, or None where upstream publishes none and nobody has pinned it.

@@ -44,6 +44,18 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
     assert_same_tensors(read_tensors(tmp_path / "m.safetensors"))
 
 
+def test_a_models_calibration_comes_along(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "m.safetensors")
+    assert load_model(resolve_model(str(tmp_path))).calibration is None
+    (tmp_path / "model.json").write_text('{"calibration": "sure.json"}')
+    (tmp_path / "sure.json").write_text('{"feature": "f"}')
+    assert load_model(resolve_model(str(tmp_path))).calibration == {"feature": "f"}
+    for broken, told in (("{", "cannot be read as JSON"), ("[]", "list; expected an object")):
+        (tmp_path / "sure.json").write_text(broken)
+        with pytest.raises(WeightsError, match=told):
+            load_model(resolve_model(str(tmp_path)))
+
+
 class Trap:
     """Pickles to a call that leaves a folder."""
 

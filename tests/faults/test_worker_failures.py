@@ -117,7 +117,7 @@ def test_the_same_video_twice_in_a_pack_fails_the_second_time(lake: Path, item: 
 @pytest.mark.parametrize(
     ("place", "error", "stage", "retryable"),
     [
-        ("pipeline.engine.video_run.open_video", MemoryError("no memory for frames"), "decode", True),
+        ("pipeline.engine.video_source.open_video", MemoryError("no memory for frames"), "decode", True),
         ("pipeline.io.mask_files.StagedItem.add_masks", OSError(errno.ENOSPC, "disk full"), "stage", True),
         ("pipeline.io.mask_files.StagedItem.keep", OSError(errno.ENOSPC, "disk full"), "stage", True),
         ("pipeline.io.storage.Store.upload", StorageError("the store is away"), "stage", True),

@@ -113,6 +113,7 @@ def test_a_row_becomes_a_work_item_with_all_that_it_says(tmp_path: Path) -> None
         ),
         fps=12.5,
         modalities={"depth": str(tmp_path / "d/cat"), "event": "/abs/event"},
+        modality_order=("rgb", "depth", "event"),
         line=1,
     )
 
@@ -198,6 +199,27 @@ def test_ids_may_be_numbers_and_tags_too(tmp_path: Path) -> None:
 
 def test_expressions_are_kept_verbatim(tmp_path: Path) -> None:
     assert read_one(tmp_path, expressions=["  The DOG  "]).queries[0].text == "  The DOG  "
+
+
+def test_modalities_keep_their_order_in_every_encoding(tmp_path: Path) -> None:
+    modalities = {"lidar": "l.png", "depth": "d.png", "aolp": "sin.npy|/abs/cos.npy|sin.npy"}
+    rows = [
+        {"video_uri": "a.png", "modalities": modalities, "crop": [8, 0, 48, 32]},
+        {"video_uri": "b.png", "modalities": modalities, "modality_order": ["depth", "rgb"]},
+        {"video_uri": "c.png", "modality_order": ["rgb"]},
+        {"video_uri": "d.png"},
+    ]
+    sine = tmp_path / "sin.npy"
+    for path in (as_jsonl(rows, tmp_path), as_csv(rows, tmp_path), as_parquet(rows, tmp_path)):
+        items = read_manifest(path, needs="nothing", strict=True).items
+        orders = [("rgb", "lidar", "depth", "aolp"), ("depth", "rgb"), ("rgb",), ()]
+        assert [item.modality_order for item in items] == orders
+        assert [item.crop for item in items] == [(8, 0, 48, 32), None, None, None]
+        assert items[0].modalities["aolp"] == f"{sine}|/abs/cos.npy|{sine}"
+        unit = WorkUnit(run_id="r", method="m", config_hash="c", items=items)
+        back = WorkUnit.from_json(unit.to_json())
+        assert back == unit
+        assert back.unit_id == unit.unit_id
 
 
 def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:

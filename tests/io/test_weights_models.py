@@ -42,6 +42,17 @@ def test_a_local_path_is_trusted_as_it_is(tmp_path: Path) -> None:
     assert resolve_model(str(path.parent), registry={}).files == {"checkpoint": path}
 
 
+def test_a_card_names_the_calibration_that_is_part_of_the_model(tmp_path: Path) -> None:
+    folder = put(tmp_path / "mine/a.pt").parent
+    put(folder / "model.json", json.dumps({"kind": "samwise", "calibration": "sure.json"}).encode())
+    with pytest.raises(WeightsError, match=r"names the calibration 'sure\.json', which is not there"):
+        resolve_model(str(folder))
+    put(folder / "sure.json", b"{}")
+    model = resolve_model(str(folder))
+    assert model.files == {"checkpoint": folder / "a.pt", "calibration": folder / "sure.json"}
+    assert model.sha256 not in (None, SHA256), "the calibration is part of what decides the confidences"
+
+
 def test_a_folder_says_in_its_card_what_it_holds(tmp_path: Path) -> None:
     folder = put(tmp_path / "trained/a.safetensors").parent
     put(folder / "b.safetensors", b"other")
@@ -161,12 +172,14 @@ def test_the_embedded_model_needs_no_file_and_says_that_it_is_not_trained(caplog
 
 @pytest.mark.slow  # imports torch and sam2
 def test_the_registry_names_architectures_that_exist() -> None:
+    from pipeline.models.memorysam_architecture import ARCHITECTURES as MEMORYSAM_ARCHITECTURES
     from pipeline.models.sam2_variants import SAM2_VARIANTS
     from pipeline.models.samwise_variants import ARCHITECTURES
 
     registry = load_registry()
     for entry in registry.values():
-        names = {"samwise": set(ARCHITECTURES), "sam2": set(SAM2_VARIANTS)}.get(entry.kind, set())
+        known = {"samwise": ARCHITECTURES, "sam2": SAM2_VARIANTS, "memorysam": MEMORYSAM_ARCHITECTURES}
+        names = set(known.get(entry.kind, {}))
         assert entry.architecture is None or entry.architecture in names, entry.name
     assert {name for name, entry in registry.items() if entry.kind == "sam2"} == set(SAM2_VARIANTS)
 

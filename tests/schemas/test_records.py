@@ -119,10 +119,13 @@ def test_an_item_is_named_by_what_decides_its_masks_alone() -> None:
         replace(ITEM, stride=2),
         replace(ITEM, max_side=64),
         replace(ITEM, modalities={}),
+        replace(ITEM, modality_order=("depth", "rgb")),
+        replace(ITEM, modality_order=("rgb", "depth")),
+        replace(ITEM, crop=(0, 0, 64, 48)),
         replace(ITEM, queries=ITEM.queries[:3]),
         replace(ITEM, queries=(replace(ITEM.queries[0], text="the cat"), *ITEM.queries[1:])),
     ]
-    assert len({ITEM.item_id, *(item.item_id for item in others)}) == 8
+    assert len({ITEM.item_id, *(item.item_id for item in others)}) == 11
 
 
 def test_a_unit_is_named_by_its_content_whatever_run_asks_for_it() -> None:

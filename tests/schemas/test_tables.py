@@ -19,7 +19,8 @@ IN_DUCKDB = {
     "masks": "run_id VARCHAR, dataset VARCHAR, video_id VARCHAR, unit_id VARCHAR, object_id INTEGER, query_id VARCHAR, "
     "label VARCHAR, class_id INTEGER, frame_index INTEGER, pts_us BIGINT, present BOOLEAN, confidence FLOAT, "
     "object_score FLOAT, predicted_iou FLOAT, stability FLOAT, area INTEGER, "
-    "bbox STRUCT(x FLOAT, y FLOAT, w FLOAT, h FLOAT), height INTEGER, width INTEGER, rle BLOB, attempt_id VARCHAR",
+    "bbox STRUCT(x FLOAT, y FLOAT, w FLOAT, h FLOAT), height INTEGER, width INTEGER, rle BLOB, "
+    "trace STRUCT(source VARCHAR, prompt_kind VARCHAR, memory_frames INTEGER[], kalman_iou FLOAT), attempt_id VARCHAR",
     "tracks": "run_id VARCHAR, video_id VARCHAR, object_id INTEGER, query_id VARCHAR, label VARCHAR, class_id INTEGER, "
     "source VARCHAR, first_frame INTEGER, last_frame INTEGER, n_frames INTEGER, n_present INTEGER, "
     "confidence_mean FLOAT, confidence_min FLOAT, confidence_p10 FLOAT, "

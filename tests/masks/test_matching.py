@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from pipeline.evaluate.matching import best_assignment
+from pipeline.masks.matching import best_assignment
 
 
 @pytest.mark.parametrize("num_truths", [0, 1, 2, 4])
