@@ -27,6 +27,11 @@ class MemoryEntry:
         object_score: logit that the object is in view.
         predicted_iou: the decoder's estimate of its mask, 0..1.
         is_conditioning: the frame was prompted.
+        num_inside: cells of the logits' grid that are inside; None where nobody counted, as of all below.
+        certainty: 0..1, mean of |2 sigmoid(logit) - 1| over the object and its rim.
+        kalman_iou: IoU of the mask's box with the box a motion filter foretold.
+        alternative_iou: least IoU of the mask's box with its box joined to what other candidates saw beside it.
+        is_anchor: a policy keeps it beside the conditioning frames.
     """
 
     frame_index: int
@@ -36,6 +41,11 @@ class MemoryEntry:
     object_score: float
     predicted_iou: float
     is_conditioning: bool = False
+    num_inside: int | None = None
+    certainty: float | None = None
+    kalman_iou: float | None = None
+    alternative_iou: float | None = None
+    is_anchor: bool = False
 
     def num_bytes(self) -> int:
         """Bytes of the tensors held."""
@@ -62,14 +72,18 @@ class MemoryRead:
 
     Attributes:
         entry: has features.
-        temporal_position: row of the model's temporal table (0 is the frame before, the last one conditioning).
+        temporal_position: row of the model's temporal table (0 is the frame before, the last one conditioning), or
+            None for no temporal code.
         keep: bool (h, w) on the feature grid; False tokens are dropped after their position code was applied.
             None keeps all.
+        weight: float (h, w) on the feature grid, above 0: a token's share of attention is multiplied by it.
+            None leaves it. Not together with keep masks.
     """
 
     entry: MemoryEntry
-    temporal_position: int
+    temporal_position: int | None
     keep: Tensor | None = None
+    weight: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.entry.features_Chw is None:
@@ -81,6 +95,11 @@ class MemoryRead:
             raise ValueError(
                 f"frame {self.entry.frame_index}: keep is {self.keep.dtype} {tuple(self.keep.shape)}; "
                 f"expected torch.bool {tuple(grid)}, the grid of the memory features."
+            )
+        if self.weight is not None and (self.weight.dtype != torch.float32 or self.weight.shape != grid):
+            raise ValueError(
+                f"frame {self.entry.frame_index}: weight is {self.weight.dtype} {tuple(self.weight.shape)}; "
+                f"expected torch.float32 {tuple(grid)}, the grid of the memory features."
             )
 
 
@@ -117,6 +136,8 @@ class MemorySelection:
         kept = _count_kept(self.frames)
         if kept == 0 and not self.pointers:
             raise ValueError("the keep masks drop every memory token. Leave the frames out of the selection instead.")
+        if kept is not None and self.is_weighted:
+            raise ValueError("keep masks and weights in one selection; expected one of the two.")
         object.__setattr__(self, "num_kept", kept)
 
     @property
@@ -125,10 +146,17 @@ class MemorySelection:
         return not self.frames
 
     @property
+    def is_weighted(self) -> bool:
+        """Whether a frame's tokens are weighted."""
+        return any(read.weight is not None for read in self.frames)
+
+    @property
     def shape(self) -> Hashable:
-        """Rows of equal shape may share a batch: (frames, pointers, padded kept tokens or None)."""
-        padded = None if self.num_kept is None else padded_tokens(self.num_kept)
-        return len(self.frames), len(self.pointers), padded
+        """Rows of equal shape may share a batch: (frames, pointers, padded kept tokens, "weighted" or None)."""
+        filtered = "weighted" if self.is_weighted else None
+        if self.num_kept is not None:
+            return len(self.frames), len(self.pointers), padded_tokens(self.num_kept)
+        return len(self.frames), len(self.pointers), filtered
 
 
 def padded_tokens(num_kept: int) -> int:
@@ -199,6 +227,12 @@ class MemoryBank:
         # The order of writing is what `forget` goes by, so a frame tracked anew counts as new.
         self._recent.pop(entry.frame_index, None)
         self._recent[entry.frame_index] = entry
+
+    def copy(self) -> Self:
+        """Another bank of the same entries, which are shared."""
+        bank = type(self)()
+        bank._conditioning, bank._recent = dict(self._conditioning), dict(self._recent)
+        return bank
 
     def remove(self, frame_index: int, *, conditioning: bool) -> MemoryEntry | None:
         """Take an entry out; None if there was none."""

@@ -5,7 +5,7 @@ E half of D (one angle per pair of channels), P pointers, h w cells.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class MemoryTokens:
         rotation: of the spatial tokens: (N, E), one frame's grid for every frame, or (R, spatial, E).
         num_spatial: tokens that get the rotary code.
         valid_RM: bool, False where a row was padded; None when every token counts.
+        bias_RM: float, added to what attention thinks of a token; None adds nothing. Not together with valid_RM.
     """
 
     memory_RMC: Tensor
@@ -48,6 +49,7 @@ class MemoryTokens:
     rotation: Rotation
     num_spatial: int
     valid_RM: Tensor | None = None
+    bias_RM: Tensor | None = None
 
 
 def rotation_table(num_channels: int, height: int, width: int, device: torch.device) -> Rotation:
@@ -99,6 +101,8 @@ def gather_memory(
     tokens = _spatial_tokens(model, config, selections, rotation, dtype)
     if selections[0].num_kept is not None:
         tokens = drop_tokens(tokens, _keep_masks(selections), padded_tokens(selections[0].num_kept))
+    if selections[0].is_weighted:
+        tokens = replace(tokens, bias_RM=_token_bias(selections))
     if selections[0].pointers:
         tokens = _with_pointers(tokens, *_pointer_tokens(model, config, selections))
     return tokens
@@ -156,7 +160,8 @@ def _attend_to_memory(layer: Any, x_RND: Tensor, rotation: Rotation, keys_RMC: T
     q_RND = rotate(attention.q_proj(layer.norm2(x_RND)), rotation)
     k_RMD = _rotate_spatial(attention.k_proj(keys_RMC), tokens)
     v_RMD = attention.v_proj(tokens.memory_RMC)
-    out_RND: Tensor = layer.dropout2(_attention(attention, q_RND, k_RMD, v_RMD, tokens.valid_RM))
+    mask_RM = tokens.valid_RM if tokens.bias_RM is None else tokens.bias_RM.type_as(q_RND)
+    out_RND: Tensor = layer.dropout2(_attention(attention, q_RND, k_RMD, v_RMD, mask_RM))
     return out_RND
 
 
@@ -171,9 +176,9 @@ def _rotate_spatial(keys_RMD: Tensor, tokens: MemoryTokens) -> Tensor:
     return torch.cat([turned, pointers], dim=1)
 
 
-def _attention(module: Any, q: Tensor, k: Tensor, v: Tensor, valid_RM: Tensor | None) -> Tensor:
-    """One head over all channels; q, k, v are (R, tokens, D)."""
-    mask = None if valid_RM is None else valid_RM[:, None, None, :]
+def _attention(module: Any, q: Tensor, k: Tensor, v: Tensor, mask_RM: Tensor | None) -> Tensor:
+    """One head over all channels; q, k, v are (R, tokens, D); the mask is bool, or a float to add."""
+    mask = None if mask_RM is None else mask_RM[:, None, None, :]
     dropout = float(module.dropout_p) if module.training else 0.0
     attended = F.scaled_dot_product_attention(
         q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), attn_mask=mask, dropout_p=dropout
@@ -195,17 +200,21 @@ def _spatial_tokens(
     )
 
 
-def _spatial_positions(model: Any, config: Sam2Config, temporal_positions: Sequence[int]) -> Tensor:
-    """(reads, N, C): the grid's sine code plus the temporal row."""
+def _spatial_positions(model: Any, config: Sam2Config, temporal_positions: Sequence[int | None]) -> Tensor:
+    """(reads, N, C): the grid's sine code plus the temporal row, if there is one."""
     table: Tensor = model.maskmem_tpos_enc[:, 0, 0]
-    if not all(0 <= position < len(table) for position in temporal_positions):
+    if not all(position is None or 0 <= position < len(table) for position in temporal_positions):
         raise ValueError(
-            f"temporal positions {sorted(set(temporal_positions))}; expected 0..{len(table) - 1}, the rows of the "
-            "model's temporal table (num_maskmem). Use a policy made for this model."
+            f"temporal positions {sorted({p for p in temporal_positions if p is not None})}; expected "
+            f"0..{len(table) - 1}, the rows of the model's temporal table (num_maskmem). "
+            "Use a policy made for this model."
         )
     sine_Chw = model.memory_encoder.position_encoding(table.new_empty(1, 1, config.grid, config.grid))[0]
-    rows = torch.tensor(temporal_positions, device=table.device)
-    position: Tensor = sine_Chw.flatten(1).t() + table[rows].unsqueeze(1)
+    rows = torch.tensor([-1 if p is None else p for p in temporal_positions], device=table.device)
+    codes = table[rows]
+    if None in temporal_positions:
+        codes = torch.where((rows >= 0).unsqueeze(1), codes, 0.0)
+    position: Tensor = sine_Chw.flatten(1).t() + codes.unsqueeze(1)
     return position
 
 
@@ -217,6 +226,16 @@ def _keep_masks(selections: Sequence[MemorySelection]) -> Tensor:
     everything = torch.ones(first.shape[-2:], dtype=torch.bool, device=first.device)
     keep = torch.stack([everything if read.keep is None else read.keep.to(first.device) for read in reads])
     return keep.view(len(selections), -1)
+
+
+def _token_bias(selections: Sequence[MemorySelection]) -> Tensor:
+    """(R, M) logarithm of the spatial tokens' weights; 0 where a frame has none."""
+    reads = [read for selection in selections for read in selection.frames]
+    first = reads[0].entry.features_Chw
+    assert first is not None
+    equal = torch.ones(first.shape[-2:], device=first.device)
+    weights = torch.stack([equal if read.weight is None else read.weight.to(first.device) for read in reads])
+    return weights.log().view(len(selections), -1)
 
 
 def _pointer_tokens(model: Any, config: Sam2Config, selections: Sequence[MemorySelection]) -> tuple[Tensor, Tensor]:
@@ -233,13 +252,16 @@ def _pointer_tokens(model: Any, config: Sam2Config, selections: Sequence[MemoryS
 
 
 def _with_pointers(tokens: MemoryTokens, pointers_RMC: Tensor, position_RMC: Tensor) -> MemoryTokens:
-    valid_RM = tokens.valid_RM
+    valid_RM, bias_RM = tokens.valid_RM, tokens.bias_RM
     if valid_RM is not None:
         valid_RM = F.pad(valid_RM, (0, pointers_RMC.shape[1]), value=True)
+    if bias_RM is not None:
+        bias_RM = F.pad(bias_RM, (0, pointers_RMC.shape[1]), value=0.0)
     return MemoryTokens(
         memory_RMC=torch.cat([tokens.memory_RMC, pointers_RMC], dim=1),
         position_RMC=torch.cat([tokens.position_RMC, position_RMC], dim=1),
         rotation=tokens.rotation,
         num_spatial=tokens.num_spatial,
         valid_RM=valid_RM,
+        bias_RM=bias_RM,
     )

@@ -1,12 +1,14 @@
 """Prompts, frames and finished masks as plain tensors and numbers, so that a session's state can be saved anywhere."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from pipeline.ticks import Image, Mask, ObjectMask, PointPrompt, Prompt, TickMasks
+from pipeline.ticks import Image, Mask, ObjectMask, PointPrompt, Prompt, TickMasks, Trace
 
 _PLAIN_PROMPT_FIELDS = ("object_id", "query_id", "text", "motion_words", "frame_index", "box")
 _PLAIN_MASK_FIELDS = ("object_id", "confidence", "object_score", "predicted_iou", "stability", "class_id")
@@ -46,7 +48,11 @@ def outputs_to_state(outputs: Iterable[TickMasks]) -> list[dict[str, Any]]:
             "width": tick.width,
             "flags": list(tick.flags),
             "objects": [
-                {**{name: getattr(found, name) for name in _PLAIN_MASK_FIELDS}, "mask": _mask_to_state(found.mask)}
+                {
+                    **{name: getattr(found, name) for name in _PLAIN_MASK_FIELDS},
+                    "mask": _mask_to_state(found.mask),
+                    "trace": None if found.trace is None else asdict(found.trace),
+                }
                 for found in tick.objects
             ],
         }
@@ -64,7 +70,11 @@ def outputs_from_state(state: Iterable[Mapping[str, Any]]) -> list[TickMasks]:
             width=fields["width"],
             flags=tuple(fields["flags"]),
             objects=tuple(
-                ObjectMask(**{name: found[name] for name in _PLAIN_MASK_FIELDS}, mask=_mask_from_state(found["mask"]))
+                ObjectMask(
+                    **{name: found[name] for name in _PLAIN_MASK_FIELDS},
+                    mask=_mask_from_state(found["mask"]),
+                    trace=_trace_from_state(found.get("trace")),
+                )
                 for found in fields["objects"]
             ),
         )
@@ -72,7 +82,7 @@ def outputs_from_state(state: Iterable[Mapping[str, Any]]) -> list[TickMasks]:
     ]
 
 
-def image_to_state(image: Image) -> torch.Tensor:
+def image_to_state(image: NDArray[np.generic]) -> torch.Tensor:
     """A copy of a frame."""
     return torch.from_numpy(np.array(image))
 
@@ -92,6 +102,10 @@ def to_cpu(state: Any) -> Any:
     if isinstance(state, list | tuple):
         return type(state)(to_cpu(value) for value in state)
     return state
+
+
+def _trace_from_state(state: Mapping[str, Any] | None) -> Trace | None:
+    return None if state is None else Trace(**{**state, "memory_frames": tuple(state["memory_frames"])})
 
 
 def _mask_to_state(mask: Mask) -> dict[str, Any]:

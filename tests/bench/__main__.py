@@ -2,11 +2,12 @@
 
 import sys
 
-from tests.bench import bench_engine, bench_tracker
+from tests.bench import bench_engine, bench_motion, bench_tracker
 
 BENCHES = {
     "engine v one video after the other (SAMWISE mini, 8 videos)": lambda: bench_engine.main([]),
     "our tracker v SAM2VideoPredictor (small random SAM2, 3 objects)": lambda: bench_tracker.main(),
+    "motion-guided prompting: ms per object on one core": lambda: bench_motion.main(),
 }
 
 if __name__ == "__main__":

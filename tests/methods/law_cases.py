@@ -67,8 +67,9 @@ class Video:
         return Tick(frame_index=frame_index, pts_us=frame_index * 40_000, images=images)
 
 
-def alone(method: str, video: Video) -> list[TickMasks]:
-    """The video by itself, tick by tick."""
+@cache
+def alone(method: str, video: Video) -> tuple[TickMasks, ...]:
+    """The video by itself, tick by tick; computed once, since many laws are held against it."""
     session, segmenter, taken = video.open(method), mini_segmenter(method), []
     for tick in video.ticks(method):
         session.push(tick)
@@ -76,7 +77,7 @@ def alone(method: str, video: Video) -> list[TickMasks]:
         taken += session.take()
     session.end()
     work_off(segmenter, session)
-    return taken + session.take()
+    return (*taken, *session.take())
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """The laws of Session and Segmenter, for every registered method."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,8 +111,10 @@ def test_a_batch_that_fails_leaves_every_session_as_it_was(method: str, share_do
             works = [session.next_work() for session in sessions]
             num_shared += len(batch) > 1
             stage = batch[0].next_work().stage  # type: ignore[union-attr]
-            with pytest.raises(_InjectedError), _FailAt(int(share_done * (num_calls.pop(0) - 1))):
-                segmenter.run(stage, batch)
+            calls = num_calls.pop(0)
+            if calls:  # a stage may do without tensors
+                with pytest.raises(_InjectedError), _FailAt(int(share_done * (calls - 1))):
+                    segmenter.run(stage, batch)
             assert [session.next_work() for session in sessions] == works
             assert [session.take() for session in sessions] == [[], []]
             # Alone, as the engine does after a failure.
@@ -150,12 +152,13 @@ def test_works_fit_their_buckets_and_name_known_stages(method: str) -> None:
 
 def test_frames_out_of_order_are_refused_and_change_nothing(method: str) -> None:
     session, ticks = SHORT.open(method), SHORT.ticks(method)
-    session.push(ticks[1])
-    for tick in (ticks[0], ticks[1]):
+    session.push(ticks[0])
+    session.push(ticks[2])
+    for tick in (ticks[0], ticks[1], ticks[2]):
         with pytest.raises(SessionError, match="frame"):
             session.push(tick)
-    session.push(ticks[2])
-    assert [tick.frame_index for tick in _rest(method, session)] == [1, 2]
+    session.push(ticks[3])
+    assert [tick.frame_index for tick in _rest(method, session)] == [0, 2, 3]
 
 
 def test_a_frame_after_the_end_is_refused(method: str) -> None:
@@ -241,7 +244,7 @@ def _next_batch(method: str, sessions: list[Session]) -> list[Session] | None:
 
 
 def _check_continuation(
-    method: str, session: Session, taken: list[TickMasks], last: Tick | None, wanted: list[TickMasks]
+    method: str, session: Session, taken: list[TickMasks], last: Tick | None, wanted: Sequence[TickMasks]
 ) -> None:
     """A copy, made from the state by way of a file, gives what is still to come."""
     copy = mini_segmenter(method).restore(_through_a_file(session.state_dict()))

@@ -1,0 +1,107 @@
+"""Every number of motion-guided prompting, each with where it comes from."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PromptMode = Literal["off", "points", "box", "points_box", "dense", "all"]
+FlowName = Literal["dis", "farneback", "raft_small", "raft_large", "none"]
+
+
+class MotionConfig(BaseModel):
+    """How an object's motion is measured, forecast and turned into prompts.
+
+    Source: MoSAM (arXiv 2505.00739), which is public in part only. Tags: [S] stated by the authors, [F] read off their
+    figures, [I] inferred (mostly SAMURAI's published numbers, arXiv 2411.11922), [U] unknown, our choice.
+
+    Attributes:
+        mode: which parts of a forecast prompt the decoder: points and box [F]; the dense mask logits are ours [U].
+        arbitrate: decode with and without the prompt and choose among all candidates [U].
+        flow: who measures dense flow; the paper draws a learned field, not which [F/U].
+        flow_weights: local file with the state dict of torchvision's RAFT.
+        encoder_weights: local file of trained motion encoders, whose tokens join each motion prompt; None goes without,
+            training-free. The figures mark both encoders as trainable [F]; how, is not public [U].
+        camera_compensation: the Kalman filter moves with the camera [U].
+        num_points: key points on an object [F].
+        short_side_px: of the grey image that motion is measured on [I].
+        erosion: key points keep this share of the mask's root area from its rim [I].
+        camera_features, camera_ransac_px, camera_min_inliers, camera_min_inlier_share: corners looked for outside the
+            objects; reprojection error of an inlier; the camera counts as still unless that many agree [I].
+        object_margin_px: objects' masks grow by this before corners are looked for [U].
+        cut_histogram_distance: a scene cut is a camera not found and grey histograms this far apart, 0..1 [U].
+        point_window_px, point_levels: Lucas-Kanade's window [U] and pyramid levels [I].
+        max_round_trip_px, min_tracked_points: a point that comes back further off is lost; fewer than so many tell
+            nothing [I].
+        crop_margin, min_crop_px: flow is measured on the object's box grown by this share of its sides on every side,
+            and at least this large [U].
+        full_frame_above: more objects than this share one flow field of the whole frame [I].
+        agreement_relative, agreement_absolute: forward and backward flow agree where
+            |f + b|^2 < relative (|f|^2 + |b|^2) + absolute [I; Sundaram et al., ECCV 2010].
+        min_agreement: share of the warped mask that must agree for dense flow to be believed [I].
+        min_correlation: where it is textured, the warped mask's old pixels must look like its new ones, by normalised
+            correlation. Not in the spec: on drawn videos with a displacement of 5 % of the height that the filter did
+            not foresee, agreement was .91 at a warped IoU of .59, and correlation .15 [U].
+        search_share: if the flow around the filter's displacement is not believed, the object's pixels are looked for
+            within this share of the short side, and flow is measured anew from there; 0 does not look [I].
+        box_margin: a forecast box grows by this share of its sides, half on each side [I].
+        out_of_view_logit: warped logits of what comes from outside the frame [I].
+        accept_predicted_iou: below, a mask neither moves the filter nor counts as seen [I].
+        min_predicted_iou: the last accepted mask must reach this for a motion prompt [I].
+        coast_max: frames without an accepted mask that the filter bridges [I].
+        max_jump_diagonals: a measured displacement further from the filter's, in object diagonals per frame, is
+            not believed [I].
+        stable_frames: accepted masks before the filter is believed [I].
+        kalman_weight: of the filter's box in arbitration, once stable [I].
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: PromptMode = "points_box"
+    arbitrate: bool = True
+    flow: FlowName = "dis"
+    flow_weights: str | None = None
+    encoder_weights: str | None = None
+    camera_compensation: bool = True
+
+    num_points: int = Field(default=5, ge=1)
+    short_side_px: int = Field(default=256, ge=16)
+    erosion: float = Field(default=0.08, ge=0)
+
+    camera_features: int = Field(default=300, ge=3)
+    camera_ransac_px: float = Field(default=2.0, gt=0)
+    camera_min_inliers: int = Field(default=30, ge=3)
+    camera_min_inlier_share: float = Field(default=0.5, ge=0, le=1)
+    object_margin_px: int = Field(default=8, ge=0)
+    cut_histogram_distance: float = Field(default=0.5, gt=0, le=1)
+
+    point_window_px: int = Field(default=15, ge=3)
+    point_levels: int = Field(default=5, ge=1)
+    max_round_trip_px: float = Field(default=1.0, gt=0)
+    min_tracked_points: int = Field(default=3, ge=1)
+
+    crop_margin: float = Field(default=0.25, ge=0)
+    min_crop_px: int = Field(default=48, ge=16)
+    full_frame_above: int = Field(default=8, ge=0)
+    agreement_relative: float = Field(default=0.01, ge=0)
+    agreement_absolute: float = Field(default=0.5, gt=0)
+    min_agreement: float = Field(default=0.5, ge=0, le=1)
+    min_correlation: float = Field(default=0.5, ge=0, le=1)
+    search_share: float = Field(default=0.3, ge=0, le=1)
+    box_margin: float = Field(default=0.1, ge=0)
+    out_of_view_logit: float = Field(default=-8.0, lt=0)
+
+    accept_predicted_iou: float = Field(default=0.3, ge=0, le=1)
+    min_predicted_iou: float = Field(default=0.5, ge=0, le=1)
+    coast_max: int = Field(default=5, ge=0)
+    max_jump_diagonals: float = Field(default=1.5, gt=0)
+    stable_frames: int = Field(default=15, ge=0)
+    kalman_weight: float = Field(default=0.25, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _raft_has_weights(self) -> Self:
+        if self.flow.startswith("raft") and self.flow_weights is None:
+            raise ValueError(
+                f"flow={self.flow!r} needs flow_weights: a local file with torchvision's {self.flow} state dict. "
+                "Nothing is downloaded; choose flow='dis' to run without weights."
+            )
+        return self

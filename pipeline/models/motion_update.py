@@ -1,0 +1,84 @@
+"""What an object's motion becomes after its mask on a frame is known: accepted, or bridged by the filter."""
+
+# Axes: H W pixels of the grey image, h w cells of the logit grid.
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from pipeline.models.motion_camera import FrameMotion
+from pipeline.models.motion_config import MotionConfig
+from pipeline.models.motion_forecast import MotionForecast
+from pipeline.models.motion_kalman import Box4, KalmanState, box_iou, correct, initiate
+from pipeline.models.motion_points import Floats, key_points
+from pipeline.models.motion_state import ObjectMotion
+from pipeline.models.motion_warp import logits_box
+
+LOGIT_LIMIT = 32.0
+"""Logits that prompt a later frame are cut here, as SAM2's predictor cuts those of an earlier answer."""
+
+
+def update(
+    state: ObjectMotion,
+    frame: FrameMotion,
+    forecast: MotionForecast | None,
+    *,
+    logits_hw: Floats,
+    object_score: float,
+    predicted_iou: float,
+    config: MotionConfig,
+) -> ObjectMotion:
+    """The object after a frame. Its mask is accepted if it is in view, not empty, and predicted to be good enough.
+
+    Source: spec of MGP, state and gates [I]. The filter begins anew on the first accepted frame, after more than
+    `coast_max` frames without one, after a shorter absence from which the object comes back elsewhere (its box does
+    not meet the predicted one), and on frames that the user prompted.
+
+    Args:
+        forecast: of this frame; None on a frame that the user prompted.
+        logits_hw: float32, what was emitted, over the whole frame.
+        object_score: logit that the object is in view.
+        predicted_iou: of this mask, 0..1.
+
+    Raises:
+        ValueError: the logits are no float array (h, w).
+    """
+    if logits_hw.ndim != 2 or not np.issubdtype(logits_hw.dtype, np.floating):
+        raise ValueError(
+            f"logits_hw: {logits_hw.dtype} {logits_hw.shape}, expected a float array (h, w) over the whole frame. "
+            "Give one object's mask logits at a time."
+        )
+    expected = None if forecast is None else forecast.kalman
+    height, width = frame.grey_HW.shape
+    box = logits_box(logits_hw.astype(np.float32), (height, width))
+    if box is None or object_score <= 0 or predicted_iou <= config.accept_predicted_iou:
+        return _coast(state, expected, config)
+    kalman, stable_frames = _follow(state, expected, box)
+    mask_HW = cv2.resize(logits_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0
+    return ObjectMotion(
+        kalman=kalman,
+        anchor_xy=kalman.center,
+        points_P2=key_points(mask_HW, num_points=config.num_points, erosion=config.erosion),
+        logits_hw=np.clip(logits_hw, -LOGIT_LIMIT, LOGIT_LIMIT).astype(np.float16),
+        box=box,
+        grey_HW=frame.grey_HW,
+        accepted_frame=frame.frame_index,
+        object_score=object_score,
+        predicted_iou=predicted_iou,
+        stable_frames=stable_frames,
+    )
+
+
+def _follow(state: ObjectMotion, expected: KalmanState | None, box: Box4) -> tuple[KalmanState, int]:
+    """The filter after an accepted box, and for how many boxes it has held."""
+    if expected is None or (state.absent > 0 and box_iou(expected.box, box) == 0):
+        return initiate(box), 0
+    return correct(expected, box), state.stable_frames + 1
+
+
+def _coast(state: ObjectMotion, expected: KalmanState | None, config: MotionConfig) -> ObjectMotion:
+    absent = state.absent + 1
+    if expected is None or absent > config.coast_max:
+        return replace(state, kalman=None, stable_frames=0, absent=absent)
+    return replace(state, kalman=expected, absent=absent)

@@ -1,0 +1,95 @@
+"""How the camera moved, on drawn videos whose camera is known; cuts; what the next frame needs of this one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.models.motion_camera import FrameMotion, observe_frame, to_grey
+from pipeline.models.motion_config import MotionConfig
+from pipeline.models.motion_state import ObjectMotion
+from tests.models.drawn_motion import World, logits_of, shift, turn
+
+CONFIG = MotionConfig()
+BIG = World(sprite=(165.0, 110.0), path=lambda t: (190.0 + 6 * t, 128.0 + 4 * t))
+"""A sprite that fills more than half of the frame and goes its own way: most corners are on it."""
+
+CAMERAS = {
+    "shift": shift(13.0, -7.0),
+    "turn": turn(4.0, about=(200.0, 128.0)),
+    "turn and zoom": turn(-3.0, about=(90.0, 40.0), zoom=1.04),
+}
+
+
+def observe(world: World, time: int, previous: FrameMotion | None, config: MotionConfig = CONFIG) -> FrameMotion:
+    """The frame at a time, with the sprite's mask as of the frame before."""
+    objects = []
+    if previous is not None:
+        objects = [ObjectMotion(logits_hw=logits_of(world.draw(time - 1).mask, size=(64, 64)).astype(np.float16))]
+    return observe_frame(world.draw(time).image, time, previous, objects, config, None)
+
+
+@pytest.mark.parametrize("name", CAMERAS)
+def test_camera_is_found_beside_a_large_object_that_goes_its_own_way(name: str) -> None:
+    world = replace(BIG, camera=lambda t: CAMERAS[name] if t else np.eye(2, 3))
+    frame = observe(world, 1, observe(world, 0, None))
+    corners = np.array([(0, 0, 1), (399, 0, 1), (0, 255, 1), (399, 255, 1)], np.float64)
+    np.testing.assert_allclose(frame.camera_23 @ corners.T, CAMERAS[name] @ corners.T, atol=0.5)
+    assert frame.num_inliers >= CONFIG.camera_min_inliers
+    assert not frame.is_cut
+
+
+def test_a_sharper_picture_is_measured_at_the_grey_images_size() -> None:
+    world = World(height=512, width=800, sprite=None, camera=lambda t: shift(20.0 * t, -10.0 * t))
+    frame = observe_frame(
+        world.draw(1).image, 1, observe_frame(world.draw(0).image, 0, None, [], CONFIG, None), [], CONFIG, None
+    )
+    assert frame.grey_HW.shape == (256, 400)
+    assert frame.scale_xy == (2.0, 2.0)
+    np.testing.assert_allclose(frame.camera_23, shift(10.0, -5.0), atol=0.1)
+
+
+def test_a_picture_without_corners_and_switched_off_compensation_leave_the_camera_still() -> None:
+    flat = np.full((90, 160, 3), 77, np.uint8)
+    first = observe_frame(flat, 0, None, [], CONFIG, None)
+    np.testing.assert_array_equal(observe_frame(flat, 1, first, [], CONFIG, None).camera_23, np.eye(2, 3))
+    world = replace(BIG, camera=lambda t: shift(9.0 * t, 0.0))
+    off = CONFIG.model_copy(update={"camera_compensation": False})
+    np.testing.assert_array_equal(observe(world, 1, observe(world, 0, None), off).camera_23, np.eye(2, 3))
+
+
+@pytest.mark.parametrize("waived", [{"camera_min_inliers": 3}, {"camera_min_inlier_share": 0.0}])
+def test_corners_that_scatter_are_not_a_camera_by_either_gate(waived: dict[str, float]) -> None:
+    config = CONFIG.model_copy(update=waived)
+    first, second = (World(sprite=None, seed=seed).draw(0).image for seed in (0, 9))
+    frame = observe_frame(second, 1, observe_frame(first, 0, None, [], config, None), [], config, None)
+    np.testing.assert_array_equal(frame.camera_23, np.eye(2, 3))
+
+
+def test_another_scene_is_a_cut_and_a_jerk_is_not() -> None:
+    night = (World(sprite=None, seed=5).draw(0).image // 4).astype(np.uint8)
+    day = World(sprite=None, camera=lambda t: shift(25.0 * t, 10.0 * t))
+    first = observe_frame(day.draw(0).image, 0, None, [], CONFIG, None)
+    assert observe_frame(night, 1, first, [], CONFIG, None).is_cut
+    assert not observe_frame(day.draw(1).image, 1, first, [], CONFIG, None).is_cut
+
+
+def test_grey_keeps_the_aspect_and_is_never_enlarged() -> None:
+    assert to_grey(np.zeros((480, 854, 3), np.uint8), short_side_px=256).shape == (256, 455)
+    assert to_grey(np.zeros((854, 480, 3), np.uint8), short_side_px=256).shape == (455, 256)
+    assert to_grey(np.zeros((48, 80, 3), np.uint8), short_side_px=256).shape == (48, 80)
+
+
+def test_a_restored_frame_gives_the_same_next_frame() -> None:
+    world = replace(BIG, camera=lambda t: CAMERAS["turn"] if t else np.eye(2, 3))
+    first = observe(world, 0, None)
+    restored = FrameMotion.from_state(first.state_dict())
+    np.testing.assert_array_equal(observe(world, 1, restored).camera_23, observe(world, 1, first).camera_23)
+    assert restored.frame_size == (256, 400)
+    assert restored.num_bytes() == first.num_bytes() == 256 * 400 + 6 * 8
+
+
+def test_frames_of_two_sizes_are_refused() -> None:
+    first = observe_frame(np.zeros((90, 160, 3), np.uint8), 0, None, [], CONFIG, None)
+    with pytest.raises(ValueError, match=r"frame 1: \(160, 90\) after \(90, 160\)"):
+        observe_frame(np.zeros((160, 90, 3), np.uint8), 1, first, [], CONFIG, None)

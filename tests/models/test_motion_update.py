@@ -1,0 +1,83 @@
+"""Which masks are accepted, and what becomes of the filter when they are not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.models.motion_camera import observe_frame
+from pipeline.models.motion_config import MotionConfig
+from pipeline.models.motion_forecast import forecast
+from pipeline.models.motion_state import ObjectMotion
+from pipeline.models.motion_update import update
+from tests.models.drawn_motion import World, logits_of
+
+CONFIG = MotionConfig(flow="none")
+WORLD = World()
+FRAME = observe_frame(WORLD.draw(0).image, 0, None, [], CONFIG, None)
+LOGITS = logits_of(WORLD.draw(0).mask, size=(64, 64))
+
+
+def seen(state: ObjectMotion, *, prompted: bool = False, **changes: object) -> ObjectMotion:
+    ahead = None if prompted else forecast(state, FRAME, CONFIG, None)
+    given = {"logits_hw": LOGITS, "object_score": 5.0, "predicted_iou": 0.9, **changes}
+    return update(state, FRAME, ahead, config=CONFIG, **given)  # type: ignore[arg-type]
+
+
+def test_an_accepted_mask_is_kept_with_its_points_and_box() -> None:
+    state = seen(ObjectMotion(), prompted=True, logits_hw=50 * LOGITS)
+    assert state.box == pytest.approx((116, 96, 185, 145), abs=4)
+    assert state.logits_hw is not None
+    assert np.abs(state.logits_hw).max() == 32
+    assert state.points_P2 is not None
+    assert state.points_P2.shape == (5, 2)
+    assert (state.accepted_frame, state.absent, state.stable_frames) == (0, 0, 0)
+    assert [seen(state).stable_frames, seen(seen(state)).stable_frames] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"object_score": -0.1}, {"predicted_iou": 0.3}, {"logits_hw": np.full((64, 64), -1024, np.float32)}],
+    ids=["absent", "poor", "empty"],
+)
+def test_a_mask_that_is_not_accepted_changes_nothing_but_the_count(changes: dict[str, object]) -> None:
+    state = seen(seen(ObjectMotion(), prompted=True))
+    missed = seen(state, **changes)
+    assert missed.absent == 1
+    assert missed.logits_hw is state.logits_hw
+    assert missed.kalman is not None
+    assert missed.stable_frames == state.stable_frames == 1
+    assert replace(missed, absent=0, kalman=None) == replace(state, kalman=None)
+
+
+def test_after_a_long_absence_the_filter_begins_anew() -> None:
+    state = seen(seen(ObjectMotion(), prompted=True))
+    for missed in range(1, 7):
+        state = seen(state, object_score=-1.0)
+        assert (state.kalman is None) == (missed > 5)
+    back = seen(state)
+    assert (back.stable_frames, back.absent) == (0, 0)
+    assert back.kalman is not None
+    assert (back.kalman.mean[4:] == 0).all()
+
+
+def test_after_a_short_absence_the_filter_goes_on_unless_the_object_is_elsewhere() -> None:
+    state = seen(seen(ObjectMotion(), prompted=True))
+    missed = seen(state, object_score=-1.0)
+    assert seen(missed).stable_frames == 2
+    elsewhere = np.roll(LOGITS, 30, axis=1)
+    assert seen(missed, logits_hw=elsewhere).stable_frames == 0
+    assert seen(state, logits_hw=elsewhere).stable_frames == 2
+
+
+def test_a_frame_that_the_user_prompts_begins_the_filter_anew() -> None:
+    state = seen(seen(ObjectMotion(), prompted=True))
+    assert seen(state).stable_frames == 2
+    assert seen(state, prompted=True).stable_frames == 0
+
+
+def test_logits_of_several_objects_or_masks_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"float32 \(1, 64, 64\), expected a float array \(h, w\)"):
+        seen(ObjectMotion(), prompted=True, logits_hw=LOGITS[None])
+    with pytest.raises(ValueError, match="bool"):
+        seen(ObjectMotion(), prompted=True, logits_hw=LOGITS > 0)
