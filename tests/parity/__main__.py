@@ -6,6 +6,7 @@ from importlib import import_module
 SUITES = {
     "sam2": "tests.parity.sam2",
     "samwise": "tests.parity.samwise",
+    "memorysam": "tests.parity.memorysam",
 }
 
 

@@ -40,3 +40,14 @@ def test_poly_falls_by_its_power() -> None:
 def test_milestones_that_do_not_fit_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="milestones"):
         ScheduleConfig.model_validate(fields)
+
+
+def test_a_warm_up_may_begin_at_a_given_factor_and_a_curve_end_beyond_the_training() -> None:
+    schedule = ScheduleConfig(kind="poly", power=2.0, warmup_steps=2, warmup_factor=0.5, horizon_steps=12)
+    assert factors(schedule, 7) == pytest.approx([0.5, 0.75, 1.0, 0.81, 0.64, 0.49, 0.36])
+
+
+def test_settings_that_are_not_used_are_not_in_the_recipe() -> None:
+    assert "warmup_factor" not in ScheduleConfig().model_dump(mode="json")
+    used = ScheduleConfig(warmup_steps=1, warmup_factor=0.1)
+    assert ScheduleConfig.model_validate(used.model_dump(mode="json")) == used
