@@ -51,8 +51,8 @@ class CrossModalAdapter(nn.Module):
         )
         self.proj_text_down = nn.Sequential(nn.Linear(text_width, width, bias=False))
         self.proj_text_up = nn.Sequential(nn.Linear(width, text_width, bias=False))
-        self.ca_V2T = _CrossAttention(width, num_heads)
-        self.ca_T2V = _CrossAttention(width, num_heads)
+        self.ca_V2T = CrossAttention(width, num_heads)
+        self.ca_T2V = CrossAttention(width, num_heads)
         if hsa:
             self.hsa = BlockAttention(width, num_heads)
             self.norm_pre_HSA = nn.LayerNorm(width)
@@ -86,10 +86,10 @@ class CrossModalAdapter(nn.Module):
             )
         vision_FKHW = self.proj_vis_down(vision_FCHW)
         text_BLK = self.proj_text_down(text_BLD)
-        query_FNK = _tokens(self.relate_frames(vision_FKHW, num_frames=num_frames))
+        query_FNK = tokens(self.relate_frames(vision_FKHW, num_frames=num_frames))
         gate_FNK = self.ca_V2T(query_FNK, _repeat_frames(text_BLK, num_frames), _repeat_frames(keep_BL, num_frames))
-        vision_delta_FCHW = self.proj_vis_up(_grid(query_FNK * gate_FNK, like=vision_FKHW))
-        vision_FNK = _tokens(vision_FKHW)
+        vision_delta_FCHW = self.proj_vis_up(grid(query_FNK * gate_FNK, like=vision_FKHW))
+        vision_FNK = tokens(vision_FKHW)
         clip_mean_BNK = vision_FNK.reshape(-1, num_frames, *vision_FNK.shape[1:]).mean(dim=1)
         text_delta_BLD = self.proj_text_up(text_BLK * self.ca_T2V(text_BLK, clip_mean_BNK, None))
         return vision_delta_FCHW, text_delta_BLD
@@ -105,11 +105,11 @@ class CrossModalAdapter(nn.Module):
         """
         if not self.has_hsa:
             return vision_FKHW
-        blocks_RTQK = _cut_blocks(vision_FKHW, num_frames, self.block_side)
+        blocks_RTQK = cut_blocks(vision_FKHW, num_frames, self.block_side)
         time_TK = sine_time_code(num_frames, vision_FKHW.shape[1]).to(vision_FKHW)
         placed_RTQK = blocks_RTQK + time_TK[None, :, None] + self.spatial_pos_embed[0]
         related_RSK = self.hsa(self.norm_pre_HSA(placed_RTQK.flatten(1, 2)))
-        return vision_FKHW + _join_blocks(related_RSK.view_as(blocks_RTQK), like=vision_FKHW)
+        return vision_FKHW + join_blocks(related_RSK.view_as(blocks_RTQK), like=vision_FKHW)
 
 
 class BlockAttention(nn.Module):
@@ -124,7 +124,9 @@ class BlockAttention(nn.Module):
         return cast(Tensor, self.linear(multihead_attention(self.self_attn, tokens_RSK, tokens_RSK)))
 
 
-class _CrossAttention(nn.Module):
+class CrossAttention(nn.Module):
+    """Attention of one set of tokens over another; residual and norm are the caller's."""
+
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.multihead_attn = nn.MultiheadAttention(width, num_heads, batch_first=True)
@@ -133,7 +135,7 @@ class _CrossAttention(nn.Module):
         return multihead_attention(self.multihead_attn, query_BNK, memory_BMK, keep_BM=keep_BM)
 
 
-def _cut_blocks(vision_FKHW: Tensor, num_frames: int, side: int) -> Tensor:
+def cut_blocks(vision_FKHW: Tensor, num_frames: int, side: int) -> Tensor:
     """(F, K, H, W) to (B*G, T, Q, K): one row per block place, frames first, then places row by row."""
     _, width, height, length = vision_FKHW.shape
     if height % side or length % side:
@@ -141,24 +143,26 @@ def _cut_blocks(vision_FKHW: Tensor, num_frames: int, side: int) -> Tensor:
             f"a {height}x{length} map cannot be cut into {side}x{side} blocks: expected multiples of {side}. "
             "Choose an image size divisible by every stage's stride times its block side."
         )
-    grid = vision_FKHW.reshape(-1, num_frames, width, height // side, side, length // side, side)
-    blocks = grid.permute(0, 3, 5, 1, 4, 6, 2)
+    cut = vision_FKHW.reshape(-1, num_frames, width, height // side, side, length // side, side)
+    blocks = cut.permute(0, 3, 5, 1, 4, 6, 2)
     return blocks.reshape(-1, num_frames, side * side, width)
 
 
-def _join_blocks(blocks_RTQK: Tensor, *, like: Tensor) -> Tensor:
-    """The inverse of `_cut_blocks`."""
+def join_blocks(blocks_RTQK: Tensor, *, like: Tensor) -> Tensor:
+    """The inverse of `cut_blocks`."""
     _, width, height, length = like.shape
     num_frames, side = blocks_RTQK.shape[1], round(blocks_RTQK.shape[2] ** 0.5)
-    grid = blocks_RTQK.reshape(-1, height // side, length // side, num_frames, side, side, width)
-    return grid.permute(0, 3, 6, 1, 4, 2, 5).reshape(like.shape)
+    joined = blocks_RTQK.reshape(-1, height // side, length // side, num_frames, side, side, width)
+    return joined.permute(0, 3, 6, 1, 4, 2, 5).reshape(like.shape)
 
 
-def _tokens(map_FKHW: Tensor) -> Tensor:
+def tokens(map_FKHW: Tensor) -> Tensor:
+    """A map as tokens, row by row."""
     return map_FKHW.flatten(2).transpose(1, 2)
 
 
-def _grid(tokens_FNK: Tensor, *, like: Tensor) -> Tensor:
+def grid(tokens_FNK: Tensor, *, like: Tensor) -> Tensor:
+    """Tokens as a map again."""
     return tokens_FNK.transpose(1, 2).reshape(like.shape)
 
 

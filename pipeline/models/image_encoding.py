@@ -93,6 +93,12 @@ def finish(trunk: Any, state: StageState, between_stages: BetweenStages | None) 
         maps.append(_run_stage(trunk, stage + 1, maps[-1].permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
+def advance(trunk: Any, state: StageState) -> StageState:
+    """The state after one more stage."""
+    last = state.maps[-1].permute(0, 2, 3, 1)
+    return StageState(maps=(*state.maps, _run_stage(trunk, len(state.maps) + 1, last).permute(0, 3, 1, 2)))
+
+
 def pyramid(neck: Any, decoder: Any, maps: Sequence[Tensor]) -> ImageFeatures:
     """Feature pyramid of the four stage maps, without its stride-32 level.
 

@@ -90,6 +90,10 @@ class Sam2Core(nn.Module):
             raise ValueError(f"num_stages is {num_stages}; expected 1 or 2: from stage 2 on adapters may step in.")
         return image_encoding.begin(self.model.image_encoder.trunk, images_B3HW, num_stages)
 
+    def next_stage(self, state: StageState) -> StageState:
+        """One more stage, for callers that change a map before the stage that reads it."""
+        return image_encoding.advance(self.model.image_encoder.trunk, state)
+
     def continue_stages(self, state: StageState, between_stages: BetweenStages | None = None) -> list[Tensor]:
         """The remaining stages: four maps (B, channels, h, w), strides 4 to 32.
 

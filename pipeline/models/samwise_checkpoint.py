@@ -38,11 +38,14 @@ _ROBERTA_LAYER = {
 _PREFIXES = {
     "core.model.": "sam.",
     "adapters.": "cmt_adapters.",
+    "grounding.": "grounding.",
     "cme.": "conditional_memory_encoder.",
     "project_text.": f"{PROMPT_PREFIX}project_text.",
     "project_motion.": f"{PROMPT_PREFIX}project_motion_prompts.",
     "text_encoder.clip.": CLIP_PREFIX,
 }
+
+_STEM_PARTS = ("grounding.stem.", "grounding.motion_to_fine.", "grounding.motion_down.")
 
 _NOT_IN_CHECKPOINTS = "token_type_embeddings"
 """RoBERTa's one token type is zero in ours and absent from fairseq's."""
@@ -136,7 +139,9 @@ def _is_dropped(key: str) -> bool:
 def _is_left_out(key: str, architecture: SamwiseArchitecture) -> bool:
     hsa_parts = (".hsa.", ".norm_pre_HSA.", ".spatial_pos_embed")
     return (
-        (not architecture.hsa and key.startswith("cmt_adapters.") and any(part in key for part in hsa_parts))
+        (not architecture.hsa and key.startswith("grounding.hsa_"))
+        or (not architecture.motion_stem and key.startswith(_STEM_PARTS))
+        or (not architecture.hsa and key.startswith("cmt_adapters.") and any(part in key for part in hsa_parts))
         or (not architecture.cme and key.startswith("conditional_memory_encoder."))
         or (not architecture.motion_prompt and key.startswith(f"{PROMPT_PREFIX}project_motion_prompts."))
     )

@@ -85,22 +85,26 @@ class SamwiseStages:
 
     def _fuse(self, requests: Sequence[StepRequest]) -> list[ClipInFlight]:
         num_frames = requests[0].clip.num_frames
-        prefixes = [_joined(request.clip.prefix) for request in requests for _ in request.step.expressions]
+        # Each clip by itself, whoever else is here: what its expressions share is computed once.
+        clips = [
+            self.network.relate(_laid_out(_joined(request.clip.prefix)), num_frames=num_frames) for request in requests
+        ]
+        seen = [clip for clip, request in zip(clips, requests, strict=True) for _ in request.step.expressions]
         expressions = [request.expressions[i] for request in requests for i in request.step.expressions]
         expressions = _filled(expressions, self.buckets.fuse)
-        fused = self.network.fuse(
-            _laid_out(_joined(_filled(prefixes, self.buckets.fuse))),
+        fused = self.network.fuse_related(
+            _laid_out(_joined(_filled(seen, self.buckets.fuse))),
             torch.tensor([expression.token_ids for expression in expressions], device=self.device),
             num_frames=num_frames,
             motion_BL=_motion_weights(expressions, self.device),
         )
-        clips = []
+        done = []
         for request, places in _places(requests):
             frames = range(places.start * num_frames, places.stop * num_frames)
             prompt_BSE = fused.prompt_BSE[places.start : places.stop].clone()
             part = FusedClip(features=fused.features.rows(frames), prompt_BSE=prompt_BSE)
-            clips.append(request.clip.after_fusing(part))
-        return clips
+            done.append(request.clip.after_fusing(part))
+        return done
 
     def _decode(self, requests: Sequence[StepRequest]) -> list[ClipInFlight]:
         results = segment_rows(self.network, self._row_batch(requests), fusion=self.cme_fusion)

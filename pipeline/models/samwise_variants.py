@@ -67,7 +67,16 @@ def closed_samwise(sam2: Sam2Config, *, words: tuple[str, ...] = WORDS) -> Samwi
     )
 
 
-_TINY = closed_samwise(small_sam2(embed_dim=24, stages=(1, 2, 3, 1), d_model=64, image_size=128))
+def grounded_samwise(sam2: Sam2Config, *, words: tuple[str, ...] = WORDS) -> SamwiseArchitecture:
+    """The same with grounded fusion and a motion prompt, which need little training to tell motions apart."""
+    values = closed_samwise(sam2, words=words).model_dump()
+    side = min(8, sam2.grid)
+    return SamwiseArchitecture.model_validate(
+        {**values, "fusion": "grounded", "motion_stem": True, "motion_prompt": True, "block_sides": (side, side, 1)}
+    )
+
+
+_TINY = grounded_samwise(small_sam2(embed_dim=24, stages=(1, 2, 3, 1), d_model=64, image_size=128))
 _MINI = closed_samwise(small_sam2(embed_dim=8, stages=(1, 1, 2, 1), d_model=32, image_size=64))
 _BASE = SamwiseArchitecture(sam2=SAM2_VARIANTS["sam2-hiera-base-plus"])
 _BASE_CLIP = SamwiseArchitecture(sam2=SAM2_VARIANTS["sam2-hiera-base-plus"], text=CLIP_TEXT, tokenizer="clip")

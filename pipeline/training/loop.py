@@ -36,9 +36,12 @@ class LoopConfig(BaseModel):
         batch_size: clips per update, over all workers and micro-batches.
         micro_batch_size: clips that one worker runs at a time; None for its whole share of the batch.
         learning_rate, betas, weight_decay: of AdamW.
+        decay_vectors: weight decay also shrinks parameters of one axis: biases and the scales of norms.
         clip_norm: greatest norm of the gradient over all parameters; None does not clip.
         ema_decay: exponential moving average of the weights, which is then what a checkpoint's "model" holds; the
             first steps use (1 + step) / (10 + step) if that is less. None for none.
+        rate_factors: beginnings of parameter names, each with what the learning rate is multiplied by there; the
+            longest that fits counts.
         precision: "bf16" is autocast on CUDA, an error elsewhere; losses are float32 always.
         allow_tf32: on CUDA.
         seed: of the order of samples, what is drawn for each, and dropout.
@@ -53,9 +56,11 @@ class LoopConfig(BaseModel):
     learning_rate: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=0.0, ge=0)
+    decay_vectors: bool = True
     clip_norm: float | None = Field(default=1.0, gt=0)
     schedule: ScheduleConfig = ScheduleConfig()
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    rate_factors: dict[str, float] = {}
     precision: Literal["fp32", "bf16"] = "fp32"
     allow_tf32: bool = True
     seed: int = Field(default=0, ge=0, lt=1 << 32)
@@ -72,6 +77,8 @@ class LoopConfig(BaseModel):
     def recipe(self) -> dict[str, Any]:
         """What must not change on a resume: all that shapes the curve, not how it is cut or told."""
         told_only = {"checkpoint_every", "keep_last", "log_every", "micro_batch_size"}
+        if self.decay_vectors:
+            told_only.add("decay_vectors")
         recipe: dict[str, Any] = self.model_dump(mode="json", exclude=told_only)
         return recipe
 
@@ -191,7 +198,10 @@ class _State:
             raise ConfigError(f"precision 'bf16' on {self._device}: mixed precision needs CUDA. Use 'fp32'.")
         self._micro = _micro_batch_size(config, workers)
         self._optimizer = torch.optim.AdamW(
-            self._trained.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+            _rate_groups(self._trained, config),
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
         )
         self._recipe = {**config.recipe(), **learner.recipe()}
         self._average: dict[str, Tensor] | None = None
@@ -268,7 +278,7 @@ class _State:
             )
         factor = learning_rate_factor(config.schedule, step, num_steps=config.num_steps)
         for group in self._optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
+            group["lr"] = config.learning_rate * factor * group["rate_factor"]
         self._optimizer.step()
         # Without SyncBatchNorm (CPU) each worker saw its own clips: their statistics are averaged.
         self._workers.mean_in_place([b for b in self._buffers.values() if b.is_floating_point()])
@@ -304,6 +314,20 @@ class _State:
     def _positions_after(self, step: int, micro: int) -> range:
         batches = self._micro_batches(step)
         return batches[micro + 1] if micro + 1 < len(batches) else self._micro_batches(step + 1)[0]
+
+
+def _rate_groups(trained: Mapping[str, nn.Parameter], config: LoopConfig) -> list[dict[str, Any]]:
+    """Parameters of equal rate factor and weight decay together, in order of first appearance."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        fitting = [prefix for prefix in config.rate_factors if name.startswith(prefix)]
+        factor = config.rate_factors[max(fitting, key=len)] if fitting else 1.0
+        decay = config.weight_decay if config.decay_vectors or parameter.ndim > 1 else 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
+    return [
+        {"params": parameters, "rate_factor": factor, "weight_decay": decay}
+        for (factor, decay), parameters in groups.items()
+    ]
 
 
 def _micro_batch_size(config: LoopConfig, workers: Workers) -> int:

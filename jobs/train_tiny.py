@@ -1,0 +1,60 @@
+"""Trains the embedded tiny model on ShapesRef, stage by stage. `python jobs/train_tiny.py --help`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):
+    # Run as a file, from a bare working directory: the packages lie beside this folder.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.cluster.train import TrainJob, main, parse_train_job, run_workers
+from pipeline.errors import ConfigError
+from pipeline.training.checkpoints import has_checkpoint
+from pipeline.training.tiny import STAGES, StageName, TinyTraining, stage_store, train_tiny
+from pipeline.training.tiny_recipes import CmeStage, MemoryStage, ReferStage, ripening, sharpening
+
+
+class TrainTiny(TrainJob):
+    """Training of the embedded tiny model: words to things, memory and prompts, conditional memory encoder."""
+
+    architecture: str = "tiny"
+    """Name of an architecture with grounded fusion."""
+    stages: tuple[StageName, ...] = STAGES
+    """Stages to run, in order; each begins with what the one before left in the output."""
+    refer: ReferStage = ReferStage()
+    """Words to things."""
+    ripen: ReferStage = ripening()
+    """The same again, with more sentences that have no referent."""
+    sharpen: ReferStage = sharpening()
+    """Look-alikes that differ in what they are."""
+    memory: MemoryStage = MemoryStage()
+    """Memory, and prompts by points, boxes and masks."""
+    cme: CmeStage = CmeStage()
+    """The conditional memory encoder's head."""
+
+    def settings(self) -> TinyTraining:
+        """What each worker is built from."""
+        shared = self.model_dump(include=set(TinyTraining.model_fields) & set(type(self).model_fields))
+        return TinyTraining.model_validate({**shared, "torch_threads": self.torch_threads or 1})
+
+    def run(self) -> int:
+        """Train, and return the exit code."""
+        settings = self.settings()
+        begun = [stage for stage in self.stages if has_checkpoint(stage_store(settings, stage))]
+        if begun and not self.resume:
+            raise ConfigError(f"{self.output} holds stage {begun[0]} already. Say --resume, or name another output.")
+        return run_workers(train_tiny, settings, self)
+
+
+def read_job(arguments: Sequence[str]) -> TrainTiny:
+    """The job from flags and YAML files.
+
+    Raises:
+        ConfigError: an option is unknown or refused.
+    """
+    return parse_train_job(TrainTiny, arguments, prog="train_tiny")
+
+
+if __name__ == "__main__":
+    sys.exit(main(lambda: read_job(sys.argv[1:])))

@@ -1,0 +1,141 @@
+"""Later stages of the tiny model's training: memory and prompts, then the head that distrusts the memory."""
+
+# Axes: R rows (one expression on one frame), H W image.
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.models.samwise_network import SamwiseNetwork
+from pipeline.synth.config import ClipConfig
+from pipeline.training.gradients import BatchLosses, RatioLoss
+from pipeline.training.grounded import GroundedLearner, fuse_batch
+from pipeline.training.grounded_losses import expression_loss, foreground_loss, word_loss
+from pipeline.training.losses import CME_CLASS_WEIGHTS
+from pipeline.training.mask_losses import row_losses, row_metrics
+from pipeline.training.rollout import CmeRows, choose_objects, question_through, refer_through, track_through
+from pipeline.training.tiny_recipes import CmeStage, MemoryStage
+
+_OBJECTS_STREAM = 17
+
+
+class MemoryLearner(GroundedLearner):
+    """Half of each batch is referred to with memory, half is tracked by SAM2 alone from masks, boxes or points."""
+
+    def __init__(self, network: SamwiseNetwork, stage: MemoryStage, *, num_threads: int = 0) -> None:
+        super().__init__(network, seed=stage.loop.seed, num_threads=num_threads)
+        self._stage = stage
+
+    def is_trained(self, name: str) -> bool:
+        """All but the helper heads and the memory encoder's."""
+        return super().is_trained(name) and not name.startswith("helpers.")
+
+    def losses(self, positions: Sequence[int]) -> BatchLosses:
+        """Draw the clips at these positions and run them frame by frame."""
+        half = max(1, len(positions) // 2)
+        refer, refer_metrics, names = self._refer(positions[:half])
+        track, track_metrics = self._track(positions[half:])
+        return BatchLosses(means={**refer, **track}, metrics={**refer_metrics, **track_metrics}, sample_ids=names)
+
+    def look_ahead(self, positions: Sequence[int]) -> None:
+        """Begin to draw the clips at these positions."""
+        self.announce(self._stage.clips, positions)
+
+    def recipe(self) -> dict[str, Any]:
+        """The stage's settings."""
+        return self._stage.model_dump(mode="json", exclude={"loop"})
+
+    def _refer(self, positions: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[str, ...]]:
+        stage, network = self._stage, self.network
+        batch = self.draw(stage.clips, positions)
+        step = positions[0] // stage.loop.batch_size
+        with_motion = network.project_motion is not None and step % stage.motion_prompt_every == 0
+        ground_FKhw, fused = fuse_batch(network, batch, with_motion_prompt=with_motion)
+        scores = refer_through(network, fused, batch)
+        assert fused.evidence is not None
+        assert network.grounding is not None
+        losses = {
+            **row_losses(scores, presence_weight=stage.presence_weight),
+            "words": stage.evidence_weight * word_loss(fused.evidence, batch),
+            "expression": stage.evidence_weight * expression_loss(fused.evidence, batch),
+            "foreground": stage.evidence_weight
+            * foreground_loss(network.grounding.words.foreground(ground_FKhw), batch),
+        }
+        return losses, dict(row_metrics(scores)), batch.sample_ids
+
+    def _track(self, positions: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        batch = self.draw(self._stage.clips, positions)
+        generator = np.random.default_rng((_OBJECTS_STREAM, self._stage.loop.seed, positions[0]))
+        objects = choose_objects(batch, per_clip=self._stage.objects_per_clip, generator=generator)
+        scores = track_through(self.network.core, batch.images_F3HW, objects, num_frames=batch.num_frames)
+        losses = {f"track_{name}": value for name, value in row_losses(scores).items()}
+        return losses, {f"{name}_tracked": value for name, value in row_metrics(scores).items()}
+
+
+class CmeLearner(GroundedLearner):
+    """Trains the conditional memory encoder alone."""
+
+    def __init__(self, network: SamwiseNetwork, stage: CmeStage, *, num_threads: int = 0) -> None:
+        super().__init__(network, seed=stage.loop.seed, num_threads=num_threads)
+        self._stage = stage
+
+    def is_trained(self, name: str) -> bool:
+        """The memory encoder's head."""
+        return name.startswith("network.cme.")
+
+    def losses(self, positions: Sequence[int]) -> BatchLosses:
+        """Draw the clips at these positions; the head's weighted cross-entropy on the frames it is asked about."""
+        stage = self._stage
+        batch = self.draw(self._clips(positions), positions)
+        with torch.no_grad():
+            _, fused = fuse_batch(self.network, batch)
+        rows = question_through(self.network, fused, batch, window=stage.window)
+        labels_R = switch_labels(rows, margin=stage.margin)
+        weights_2 = torch.tensor(CME_CLASS_WEIGHTS, device=labels_R.device)
+        summed = F.cross_entropy(rows.decisions_R2, labels_R, weight=weights_2, reduction="sum")
+        right = (rows.decisions_R2.argmax(dim=1) == labels_R).float()
+        switch = labels_R.float()
+        metrics = {
+            "right": right.mean(),
+            "switch_share": switch.mean(),
+            "switch_found": (right * switch).sum() / switch.sum().clamp(min=1),
+        }
+        ratio = RatioLoss(numerator=summed, denominator=weights_2[labels_R].sum())
+        # The loop wants a mean; the ratio carries the gradient.
+        return BatchLosses(
+            means={"none": summed.detach() * 0}, ratios={"cme": ratio}, metrics=metrics, sample_ids=batch.sample_ids
+        )
+
+    def look_ahead(self, positions: Sequence[int]) -> None:
+        """Begin to draw the clips at these positions."""
+        self.announce(self._clips(positions), positions)
+
+    def recipe(self) -> dict[str, Any]:
+        """The stage's settings."""
+        return self._stage.model_dump(mode="json", exclude={"loop"})
+
+    def _clips(self, positions: Sequence[int]) -> ClipConfig:
+        is_late = positions[0] // self._stage.loop.batch_size % 2 == 0
+        return self._stage.late_clips if is_late else self._stage.plain_clips
+
+
+@torch.no_grad()
+def switch_labels(rows: CmeRows, *, margin: float) -> Tensor:
+    """1 where the memory-less mask is better than the tracked one by more than the margin, else 0; int64 (R,).
+
+    Departs from SAMWISE, which has no truth on hand and asks whether the two masks overlap.
+    """
+    tracked, alone = (_iou_with_truth(x, rows.targets_RHW) for x in (rows.with_memory_R1HW, rows.alone_R1HW))
+    return (alone - tracked > margin).long()
+
+
+def _iou_with_truth(logits_R1HW: Tensor, targets_RHW: Tensor) -> Tensor:
+    """IoU, 1 where nothing is there and nothing is predicted."""
+    inside = (logits_R1HW[:, 0] > 0).flatten(1)
+    targets = targets_RHW.flatten(1)
+    shared, either = (inside & targets).sum(1).float(), (inside | targets).sum(1).float()
+    return torch.where(either > 0, shared / either.clamp(min=1), 1.0)

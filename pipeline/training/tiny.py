@@ -1,0 +1,166 @@
+"""Training of the embedded tiny model: its stages one after the other, and the file that ships."""
+
+import hashlib
+import json
+import logging
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save
+
+from pipeline.engine.load_model import chosen_device
+from pipeline.errors import WeightsError
+from pipeline.io.storage import Store, open_store
+from pipeline.io.weights_local import SIDECAR
+from pipeline.models.samwise_architecture import SamwiseArchitecture
+from pipeline.models.samwise_checkpoint import load_samwise
+from pipeline.models.samwise_network import SamwiseNetwork
+from pipeline.training import checkpoints
+from pipeline.training.grounded import GroundedLearner, ReferLearner
+from pipeline.training.grounded_memory import CmeLearner, MemoryLearner
+from pipeline.training.initial_weights import named_architecture
+from pipeline.training.loop import LoopConfig, train
+from pipeline.training.tiny_recipes import CmeStage, MemoryStage, ReferStage, ripening, sharpening
+from pipeline.training.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+StageName = Literal["refer", "ripen", "sharpen", "memory", "cme"]
+STAGES: tuple[StageName, ...] = ("refer", "ripen", "sharpen", "memory", "cme")
+MODEL_FOLDER = "model"
+MODEL_FILE = "tiny.safetensors"
+
+
+class TinyTraining(BaseModel):
+    """All that one worker of the training is built from; travels as JSON.
+
+    Attributes:
+        output: store URI or folder; each stage leaves checkpoints and logs in a folder of its name, the last one the
+            model in `model/`.
+        architecture: a named one with grounded fusion.
+        stages: to run, in order; each begins with the weights that the one before left.
+        device: "cuda" without CUDA is an error.
+        num_threads: that draw clips ahead of time.
+        torch_threads: of torch's operators on a CPU; more than one is slower on few busy cores.
+        refer, ripen, sharpen, memory, cme: the stages' recipes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: str
+    architecture: str = "tiny"
+    stages: tuple[StageName, ...] = STAGES
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_threads: int = Field(default=0, ge=0)
+    torch_threads: int | None = Field(default=1, ge=1)
+    refer: ReferStage = ReferStage()
+    ripen: ReferStage = ripening()
+    sharpen: ReferStage = sharpening()
+    memory: MemoryStage = MemoryStage()
+    cme: CmeStage = CmeStage()
+
+    def loop(self, stage: StageName) -> LoopConfig:
+        """The loop of a stage."""
+        recipes: dict[StageName, ReferStage | MemoryStage | CmeStage] = {
+            "refer": self.refer,
+            "ripen": self.ripen,
+            "sharpen": self.sharpen,
+            "memory": self.memory,
+            "cme": self.cme,
+        }
+        return recipes[stage].loop
+
+
+def train_tiny(settings: TinyTraining, workers: Workers, *, stop_after: int | None = None) -> None:
+    """Run the stages as one of the workers, going on where there are checkpoints; the first worker writes.
+
+    Args:
+        stop_after: end each stage, and so the whole, after this many steps.
+
+    Raises:
+        ConfigError, WeightsError: the settings do not go together.
+        NonFiniteLoss, StorageError: while training.
+    """
+    if settings.torch_threads is not None:
+        torch.set_num_threads(settings.torch_threads)
+    for stage in settings.stages:
+        loop, store = settings.loop(stage), stage_store(settings, stage)
+        learner = build_learner(settings, stage)
+        logger.info("stage %s: %d steps, %d tensors trained", stage, loop.num_steps, len(learner.trained()))
+        try:
+            result = train(learner, loop, store=store, workers=workers, resume=True, stop_after=stop_after)
+        finally:
+            learner.close()
+        if result.num_steps < loop.num_steps:
+            return
+    if workers.is_first:
+        write_model(settings)
+    workers.wait_for_all()
+
+
+def build_learner(settings: TinyTraining, stage: StageName) -> GroundedLearner:
+    """A stage's learner: with fresh weights if it is the first of all, else with those of the stage before.
+
+    Raises:
+        WeightsError: the stage before left none.
+    """
+    network = _initial(settings, stage).to(chosen_device(settings.device)).eval()
+    referring = {"refer": settings.refer, "ripen": settings.ripen, "sharpen": settings.sharpen}
+    if stage in referring:
+        return ReferLearner(network, referring[stage], num_threads=settings.num_threads)
+    if stage == "memory":
+        return MemoryLearner(network, settings.memory, num_threads=settings.num_threads)
+    return CmeLearner(network, settings.cme, num_threads=settings.num_threads)
+
+
+def stage_store(settings: TinyTraining, stage: StageName) -> Store:
+    """Where a stage leaves its checkpoints."""
+    return open_store(f"{settings.output.rstrip('/')}/{stage}")
+
+
+def write_model(settings: TinyTraining) -> str:
+    """The weights of the last stage as float16 with their card, and their sha256."""
+    content = _finished(settings, settings.stages[-1])
+    tensors = {
+        name: tensor.half().contiguous() if tensor.is_floating_point() else tensor.contiguous()
+        for name, tensor in content["model"].items()
+    }
+    payload = save(tensors)
+    sha256 = hashlib.sha256(payload).hexdigest()
+    store = open_store(settings.output)
+    store.write_whole(f"{MODEL_FOLDER}/{MODEL_FILE}", payload)
+    card = {
+        "name": "tiny",
+        "checkpoint": MODEL_FILE,
+        "kind": "samwise",
+        "architecture": content["architecture"],
+        "trained_on": "ShapesRef",
+        "licence": "Apache-2.0",
+    }
+    store.write_whole(f"{MODEL_FOLDER}/{SIDECAR}", json.dumps(card, indent=1).encode())
+    logger.info("%s: %d bytes, sha256 %s", store.uri(f"{MODEL_FOLDER}/{MODEL_FILE}"), len(payload), sha256)
+    return sha256
+
+
+def _initial(settings: TinyTraining, stage: StageName) -> SamwiseNetwork:
+    place = STAGES.index(stage)
+    if place == 0:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.loop(stage).seed)
+            return SamwiseNetwork(named_architecture(settings.architecture))
+    content = _finished(settings, STAGES[place - 1])
+    return load_samwise(content["model"], SamwiseArchitecture.model_validate(content["architecture"]), name="tiny")
+
+
+def _finished(settings: TinyTraining, stage: StageName) -> dict[str, Any]:
+    """The last checkpoint of a stage.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    store = stage_store(settings, stage)
+    content = checkpoints.load_latest(store)
+    if content is None:
+        raise WeightsError(f"{store.root_uri}: no checkpoint of stage {stage!r} to go on from. Run that stage first.")
+    return content

@@ -1,0 +1,59 @@
+"""The tiny model's training in small: sizes, clips and stages that run in seconds on one core."""
+
+from pipeline.models.sam2_variants import Sam2Config
+from pipeline.models.samwise_architecture import SamwiseArchitecture
+from pipeline.models.samwise_init import random_samwise
+from pipeline.models.samwise_network import SamwiseNetwork
+from pipeline.models.samwise_variants import grounded_samwise, small_sam2
+from pipeline.synth.config import ClipConfig
+from pipeline.training.loop import LoopConfig
+from pipeline.training.tiny_recipes import CmeStage, MemoryStage, ReferStage
+
+CLIPS = ClipConfig(
+    name="small",
+    height=64,
+    width=64,
+    num_frames=2,
+    min_objects=2,
+    max_objects=2,
+    motions=("left", "right"),
+    twin_fraction=1.0,
+    twin_differs={"motion": 1.0},
+    expressions=("referent", "twin"),
+    kind_weights={"motion": 1.0},
+)
+"""Two look-alikes that move in opposite directions."""
+
+
+def small_architecture(**changes: object) -> SamwiseArchitecture:
+    """Grounded fusion with every part, 64 px; changes are of its SAM2."""
+    sam2 = small_sam2(embed_dim=8, stages=(1, 1, 2, 1), d_model=32, image_size=64)
+    return grounded_samwise(Sam2Config.model_validate({**sam2.model_dump(), **changes}))
+
+
+def small_network(**changes: object) -> SamwiseNetwork:
+    """With seeded random weights."""
+    return random_samwise(small_architecture(**changes), seed=0)
+
+
+def small_loop(num_steps: int, batch_size: int, **changes: object) -> LoopConfig:
+    """A short loop."""
+    return LoopConfig.model_validate({"num_steps": num_steps, "batch_size": batch_size, "seed": 3, **changes})
+
+
+def small_stages(num_steps: int) -> tuple[ReferStage, MemoryStage, CmeStage]:
+    """All stages on clips of two to four frames."""
+    return (
+        ReferStage(
+            early_clips=CLIPS,
+            late_clips=CLIPS.derive(name="small4", num_frames=4),
+            num_early_steps=num_steps // 2,
+            loop=small_loop(num_steps, 4),
+        ),
+        MemoryStage(clips=CLIPS.derive(name="small3", num_frames=3), loop=small_loop(num_steps, 4)),
+        CmeStage(
+            late_clips=CLIPS.derive(name="small4", num_frames=4),
+            plain_clips=CLIPS.derive(name="small3", num_frames=3),
+            loop=small_loop(num_steps, 2),
+        ),
+    )

@@ -1,0 +1,80 @@
+"""The tiny model's stages in a row: each begins where the one before ended, resumes exactly, and a model comes out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.errors import WeightsError
+from pipeline.io.weights import resolve_model
+from pipeline.models.samwise_variants import ARCHITECTURES
+from pipeline.training import checkpoints
+from pipeline.training.tiny import STAGES, TinyTraining, build_learner, stage_store, train_tiny
+from pipeline.training.workers import Workers
+from tests.training.small_tiny import small_architecture, small_stages
+
+NUM_STEPS = 2
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyTraining:
+    """All stages in small."""
+    monkeypatch.setitem(ARCHITECTURES, "small_tiny", small_architecture().model_dump(mode="json"))
+    refer, memory, cme = small_stages(NUM_STEPS)
+    return TinyTraining(
+        output=str(tmp_path / "whole"),
+        architecture="small_tiny",
+        refer=refer,
+        ripen=refer,
+        sharpen=refer,
+        memory=memory,
+        cme=cme,
+    )
+
+
+def test_stages_follow_each_other_resume_exactly_and_leave_a_model(settings: TinyTraining, tmp_path: Path) -> None:
+    train_tiny(settings, Workers())
+    cut = settings.model_copy(update={"output": str(tmp_path / "cut")})
+    for stage in STAGES:
+        alone = cut.model_copy(update={"stages": (stage,)})
+        train_tiny(alone, Workers(), stop_after=1)
+        train_tiny(alone, Workers())
+    whole, resumed = (load_file(Path(s.output) / "model" / "tiny.safetensors") for s in (settings, cut))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert all(tensor.dtype in (torch.float16, torch.int64) for tensor in whole.values())
+
+    resolved = resolve_model(str(Path(settings.output) / "model"))
+    assert resolved.trained
+    assert resolved.architecture == json.loads(json.dumps(small_architecture().model_dump(mode="json")))
+
+
+def test_each_stage_trains_its_own_part(settings: TinyTraining) -> None:
+    train_tiny(settings, Workers())
+    left = [checkpoints.load_latest(stage_store(settings, stage)) for stage in settings.stages]
+    *_, refer, memory, cme = (content["model"] for content in left if content is not None)
+    moved = {name for name in refer if not torch.equal(refer[name], memory[name])}
+    assert any(name.startswith("sam.memory_attention.") for name in moved)
+    assert not any(name.startswith("conditional_memory_encoder.") for name in moved)
+    later = {name for name in memory if not torch.equal(memory[name], cme[name])}
+    assert later
+    assert all(name.startswith("conditional_memory_encoder.") for name in later)
+
+
+def test_a_stage_without_the_one_before_it_says_so(settings: TinyTraining) -> None:
+    with pytest.raises(WeightsError, match="stage 'sharpen' to go on from"):
+        build_learner(settings, "memory")
+
+
+def test_clips_drawn_ahead_are_those_drawn_in_time(settings: TinyTraining) -> None:
+    ahead = build_learner(settings.model_copy(update={"num_threads": 2}), "refer")
+    in_time = build_learner(settings, "refer")
+    ahead.look_ahead(range(4))
+    config = settings.refer.early_clips
+    one, other = ahead.draw(config, range(4)), in_time.draw(config, range(4))
+    ahead.close()
+    np.testing.assert_array_equal(one.images_F3HW, other.images_F3HW)
+    assert one.sample_ids == other.sample_ids
