@@ -1,11 +1,11 @@
 """How far a confidence can be believed: reliability tables, and the monotone map that mends it."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from pipeline.models.confidence import IsotonicMap
 
 Values = NDArray[np.float64]
 
@@ -39,46 +39,6 @@ class ReliabilityTable:
     bins: tuple[ReliabilityBin, ...]
     calibration_error: float
     brier_score: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IsotonicMap:
-    """A rising map from scores to probabilities, straight between its knots and level beyond them.
-
-    Attributes:
-        scores: of the knots, strictly rising.
-        probabilities: at the knots, 0..1, never falling.
-    """
-
-    scores: tuple[float, ...]
-    probabilities: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        scores, probabilities = np.array(self.scores), np.array(self.probabilities)
-        if not len(scores) or len(scores) != len(probabilities) or (np.diff(scores) <= 0).any():
-            raise ValueError(f"knots {self.scores[:5]} ...: expected rising scores, and as many probabilities.")
-        if not ((probabilities >= 0) & (probabilities <= 1)).all() or (np.diff(probabilities) < 0).any():
-            raise ValueError(f"probabilities {self.probabilities[:5]} ...: expected 0..1, never falling.")
-
-    def __call__(self, scores: ArrayLike) -> Values:
-        """Probabilities of scores, float64 of the same shape."""
-        return np.asarray(np.interp(np.asarray(scores, dtype=np.float64), self.scores, self.probabilities))
-
-    def to_json(self) -> dict[str, Any]:
-        """The knots as JSON takes them."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(knots: Mapping[str, Any]) -> "IsotonicMap":
-        """The inverse of `to_json`.
-
-        Raises:
-            ValueError: not such knots.
-        """
-        try:
-            return IsotonicMap(scores=tuple(knots["scores"]), probabilities=tuple(knots["probabilities"]))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"isotonic map with {sorted(knots)}: expected scores and probabilities.") from error
 
 
 def reliability_table(confidences: ArrayLike, outcomes: ArrayLike, *, num_bins: int = 10) -> ReliabilityTable:

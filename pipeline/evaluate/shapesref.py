@@ -34,6 +34,7 @@ METRICS: dict[str, str] = {
     "opposite_twin": "1 if it overlaps the look-alike more, else 0",
     "found": "late referents: 1 if IoU > 0.5 on some frame, else 0",
     "switch_delay_frames": "late referents that are found: frames from first visible to IoU > 0.5",
+    "switch_delay_censored": "late referents: the same; where they are never found, frames to the end of the clip",
     "j_before": "late referents: J, mean over the frames before they appear",
     "j_since": "late referents: J, mean over the frames since",
     "j_after_reappearance": "J, mean over the visible frames after the first absence",
@@ -137,4 +138,8 @@ def _twin_values(case: _Case) -> dict[str, float | None]:
 def _late_values(case: _Case) -> dict[str, float | None]:
     delay = switch_delay(case.prediction, case.truth)
     assert delay is not None
-    return {"found": float(delay.is_found), "switch_delay_frames": float(delay.frames) if delay.is_found else None}
+    return {
+        "found": float(delay.is_found),
+        "switch_delay_frames": float(delay.frames) if delay.is_found else None,
+        "switch_delay_censored": float(delay.frames),
+    }

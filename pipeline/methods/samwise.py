@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ConfigError, SessionError, WeightsError
 from pipeline.models.conditional_memory import CmeFusion
+from pipeline.models.confidence import IsotonicMap, read_calibration
 from pipeline.models.device_precision import Precision, inference_precision
 from pipeline.models.motion_words import MotionTagger
 from pipeline.models.samwise_architecture import SamwiseArchitecture, infer_architecture, read_architecture
@@ -104,7 +105,12 @@ class SamwiseSegmenter:
     method = METHOD
 
     def __init__(
-        self, config: SamwiseConfig, network: SamwiseNetwork, reader: ExpressionReader, device: torch.device
+        self,
+        config: SamwiseConfig,
+        network: SamwiseNetwork,
+        reader: ExpressionReader,
+        device: torch.device,
+        calibration: IsotonicMap | None = None,
     ) -> None:
         self.config = config
         self.network = network
@@ -129,11 +135,13 @@ class SamwiseSegmenter:
             image_size=architecture.sam2.image_size,
             short_side_px=architecture.short_side_px,
             has_object_score=architecture.sam2.pred_obj_scores,
+            calibration=calibration,
             fingerprint={
                 "method": METHOD,
                 "config": config.model_dump(mode="json"),
                 "architecture": architecture.model_dump(mode="json"),
                 "buckets": [buckets.encode, buckets.fuse, buckets.decode],
+                "calibration": None if calibration is None else [*calibration.scores, *calibration.probabilities],
             },
         )
 
@@ -212,7 +220,8 @@ def build_segmenter(config: SamwiseConfig, model: ModelSpec, device: str) -> Sam
         network = random_samwise(architecture, seed=model.seed)
     else:
         network = load_samwise(tensors, architecture, name=model.name)
-    return SamwiseSegmenter(config, network.to(torch_device).eval(), reader, torch_device)
+    calibration = None if model.calibration is None else read_calibration(model.calibration, name=model.name)
+    return SamwiseSegmenter(config, network.to(torch_device).eval(), reader, torch_device, calibration)
 
 
 def tiny(seed: int = 0) -> tuple[SamwiseConfig, ModelSpec]:

@@ -1,6 +1,5 @@
 """All that one video remembers under SAMWISE: frames of the clip being filled, memories, masks not yet taken."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import SessionError
+from pipeline.models.confidence import IsotonicMap, raw_confidence
 from pipeline.models.letterbox import letterbox_size, resize_frame
 from pipeline.models.memory import MemoryBank
 from pipeline.models.memory_policies import LastFrames
@@ -43,6 +43,7 @@ class SessionRules:
         policy: which memories are read, and so kept.
         image_size, short_side_px: of the model's square.
         has_object_score: otherwise the score is not reported.
+        calibration: makes a probability of the confidence; None leaves it as it is.
         fingerprint: method, config and architecture as plain values; a state of another one is refused.
     """
 
@@ -53,6 +54,7 @@ class SessionRules:
     image_size: int
     short_side_px: int
     has_object_score: bool
+    calibration: IsotonicMap | None
     fingerprint: Mapping[str, Any]
 
 
@@ -251,20 +253,15 @@ class SamwiseSession:
         )
 
     def _object_mask(self, object_id: int, row: RowMask) -> ObjectMask:
+        object_score = row.object_score if self.rules.has_object_score else None
+        confidence = raw_confidence(object_score=object_score, predicted_iou=row.predicted_iou)
+        if self.rules.calibration is not None:
+            confidence = float(self.rules.calibration(confidence))
         return ObjectMask(
             object_id=object_id,
             mask=row.mask_yx,
-            confidence=confidence_of(row, has_object_score=self.rules.has_object_score),
-            object_score=row.object_score if self.rules.has_object_score else None,
+            confidence=confidence,
+            object_score=object_score,
             predicted_iou=row.predicted_iou,
             stability=row.stability,
         )
-
-
-def confidence_of(row: RowMask, *, has_object_score: bool) -> float:
-    """sigmoid(object score) times predicted IoU, in 0..1; predicted IoU alone without an object score head.
-
-    The first factor says that the object is in view, the second how good the mask is if it is.
-    """
-    presence = 0.5 * (1 + math.tanh(row.object_score / 2)) if has_object_score else 1.0
-    return min(1.0, max(0.0, presence * row.predicted_iou))

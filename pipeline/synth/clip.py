@@ -153,7 +153,7 @@ def _played(scene: Scene, drawn: list[DrawnFrame], config: ClipConfig, name: tup
     """The clip that a drawn scene makes, or None if it has nothing to say for some expression."""
     truth = observe(scene, drawn)
     if config.playback == "reversed":
-        truth, drawn = _reversed(truth), drawn[::-1]
+        truth, drawn = reversed_truth(truth), drawn[::-1]
     expressions = sample_expressions(config, testify(truth), Draws(*name, _EXPRESSION_STREAM))
     if expressions is None:
         return None
@@ -175,7 +175,7 @@ def _played(scene: Scene, drawn: list[DrawnFrame], config: ClipConfig, name: tup
 _LIFE_BACKWARDS: dict[Life, Life] = {"late": "leaves", "leaves": "late"}
 
 
-def _reversed(truth: Truth) -> Truth:
+def reversed_truth(truth: Truth) -> Truth:
     """The truth of the same pictures in the opposite order."""
     steps = -truth.velocities_px[:0:-1]
     objects = tuple(

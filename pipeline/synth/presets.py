@@ -47,6 +47,43 @@ DEMO = ClipConfig(
 )
 """Pictures for people: larger, longer and calmer."""
 
+_CALM = DEMO.derive(
+    width=192,
+    max_objects=4,
+    speed_px=(2.0, 3.6),
+    motions=("still", *_STRAIGHT, *_CIRCLES),
+    crossing_fraction=0.0,
+    kin_fraction=0.0,
+    late_fraction=0.0,
+    occluder_fraction=0.0,
+    pan_fraction=0.0,
+)
+_CALM_TWINS = _CALM.derive(
+    twin_fraction=1.0,
+    twin_differs={"motion": 1.0},
+    motions=_STRAIGHT,
+    expressions=("referent", "twin", "attribute"),
+    kind_weights={"motion": 1.0},
+)
+
+DEMO_SCENES: tuple[ClipConfig, ...] = (
+    _CALM.derive(twin_fraction=0.0, expressions=("attribute", "attribute", "attribute")),
+    _CALM_TWINS,
+    # One sentence without referent.
+    _CALM_TWINS.derive(expressions=("referent", "twin", "none")),
+    # Object 1 enters late.
+    _CALM.derive(
+        twin_fraction=0.0,
+        late_fraction=1.0,
+        lives_of="referent",
+        expressions=("referent", "attribute", "attribute"),
+        kind_weights={"attribute": 0.5, "motion": 0.5},
+    ),
+    _CALM_TWINS.derive(pan_fraction=1.0),
+    _CALM_TWINS.derive(crossing_fraction=1.0),
+)
+"""What `masklake demo` shows, in turn. Square, so that things are as large to the tiny model as in its training."""
+
 LONG = ClipConfig(
     name="long",
     num_frames=600,
@@ -125,6 +162,17 @@ _SUITES: dict[str, ClipConfig] = {
     "reappears": _SUITE.derive(max_objects=3, twin_fraction=0.3, blink_fraction=1.0, expressions=("referent",)),
     "plural": _SUITE.derive(
         min_objects=4, max_objects=6, twin_fraction=0.3, kin_fraction=0.45, expressions=("plural", "plural")
+    ),
+    "relation": _SUITE.derive(num_frames=4, min_objects=3, kin_fraction=0.45, expressions=("relation", "relation")),
+    # Entries, exits and returns of any object, and motions that change.
+    "temporal": _SUITE.derive(
+        min_objects=3,
+        twin_fraction=0.3,
+        late_fraction=0.25,
+        leave_fraction=0.2,
+        blink_fraction=0.1,
+        lives_of="all",
+        expressions=("temporal", "temporal"),
     ),
 }
 SUITES: dict[str, ClipConfig] = {name: config.derive(name=name) for name, config in _SUITES.items()}

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.evaluate.calibration import IsotonicMap, fit_isotonic, reliability_table
+from pipeline.evaluate.calibration import fit_isotonic, reliability_table
+from pipeline.models.confidence import IsotonicMap
 
 SCORES = [0.1, 0.1, 0.2, 0.3, 0.35, 0.4, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 OUTCOMES = np.array([0, 1, 0, 0, 1, 0, 0, 1, 0, 1, 1, 1], dtype=np.bool_)

@@ -33,7 +33,7 @@ def test_perfect_masks_score_1_on_whatever_applies() -> None:
         for item in measure(clip, perfect(clip)):
             expected = dict.fromkeys(item.values, 1.0) | {
                 name: 0.0
-                for name in ("opposite_twin", "switch_delay_frames", "identity_switches")
+                for name in ("opposite_twin", "switch_delay_frames", "switch_delay_censored", "identity_switches")
                 if name in item.values
             }
             assert dict(item.values) == expected
@@ -73,6 +73,8 @@ def test_a_referent_never_found_has_no_delay_but_counts_as_not_found() -> None:
     (item,) = measure(clip, {"0": no_masks(96, 128, len(clip.frames))})
     assert item.values["found"] == 0.0
     assert "switch_delay_frames" not in item.values
+    first = int(clip.expression_mask(clip.expressions[0]).any(axis=(1, 2)).argmax())
+    assert item.values["switch_delay_censored"] == len(clip.frames) - first
     assert (item.values["right_twin"], item.values["opposite_twin"]) == (0.0, 0.0)
 
 

@@ -170,6 +170,8 @@ def does(clip: Clip, slot: int, motion: str, *, loosely: bool) -> bool:
     if motion == kind or not loosely:
         return motion == kind
     steps = clip.truth.velocities_px[1:, slot]
+    if (motion, kind) == ("stops", "starts"):
+        return False  # its rest comes first: a look-alike that stops is told from it by just that
     if motion in ("still", "stops"):
         return bool((np.abs(steps).max(axis=1) == 0).sum() >= 2) and kind in (
             "starts",
