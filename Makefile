@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
+TRAIN_OUTPUT ?= .tiny
 
 # One torch thread per process: two on two busy cores are many times slower.
 export OMP_NUM_THREADS ?= 1
@@ -14,14 +16,16 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 GOLDEN ?= ../shared/golden
 
-.PHONY: help venv demo test parity lint format bench lock readme clean
+.PHONY: help venv demo test parity lint format bench bench-track bench-semantic bench-multimodal train-tiny lock readme clean
 
 help:
 	@echo "make demo    set up, generate six clips, run refer_corpus on them, show the table"
 	@echo "make test    set up, run every test"
-	@echo "make parity  compare SAM2 with upstream's predictor, and SAMWISE with golden vectors where they lie in GOLDEN"
+	@echo "make parity  compare SAM2 with upstream's predictor, SAMWISE and MemorySAM with golden vectors where they lie in GOLDEN"
 	@echo "make lint    ruff, mypy --strict, import contracts"
 	@echo "make bench   ratios against named opponents, in one run"
+	@echo "make bench-track, bench-semantic, bench-multimodal   a method's own ablations; options in BENCH_ARGS"
+	@echo "make train-tiny   train the embedded model from seeds, by step count, into TRAIN_OUTPUT; goes on where it stopped"
 	@echo "make venv    set up .venv from requirements.lock"
 	@echo "make lock    resolve requirements.lock again"
 	@echo "make readme  write the source tree into README.md from the files' first sentences"
@@ -49,6 +53,9 @@ parity: venv
 	@if [ -d "$(GOLDEN)/samwise/open" ]; then \
 		$(BIN)/python -m tests.parity samwise --cases "$(GOLDEN)/samwise/open"; \
 	else echo "parity samwise: not run, no golden vectors at $(GOLDEN)"; fi
+	@if [ -d "$(GOLDEN)/memorysam/open" ]; then \
+		$(BIN)/python -m tests.parity memorysam --cases "$(GOLDEN)/memorysam/open"; \
+	else echo "parity memorysam: not run, no golden vectors at $(GOLDEN)"; fi
 
 lint: venv
 	$(BIN)/ruff check .
@@ -62,6 +69,18 @@ format: venv
 
 bench: venv
 	$(BIN)/python -m tests.bench
+
+bench-track: venv
+	$(BIN)/python -m tests.bench.track $(BENCH_ARGS)
+
+bench-semantic: venv
+	$(BIN)/python -m tests.bench.semantic $(BENCH_ARGS)
+
+bench-multimodal: venv
+	$(BIN)/python -m tests.bench.multimodal $(BENCH_ARGS)
+
+train-tiny: venv
+	$(BIN)/python jobs/train_tiny.py --output "$(TRAIN_OUTPUT)" --resume
 
 lock:
 	$(PYTHON) -m venv $(VENV)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.synth.config import ClipConfig, ExpressionPlan, Kind
 from pipeline.synth.draws import Draws
-from pipeline.synth.grammar import Word, motion_word_positions, word_query
+from pipeline.synth.grammar import Word, is_sayable, motion_word_positions, word_query
 from pipeline.synth.proposals import Sayings, collect_sayings, propose, turn_false
 from pipeline.synth.referents import Flags, Query, flags_of, kind_of, near_misses, resolve, verdicts
 from pipeline.synth.witness import Witness
@@ -95,7 +95,7 @@ def _sample_planned(
             query = _proposal(kind, slot, config, witness, sayings, draws)
             if query is None:
                 break
-            if not _is_good(query, kind, slot, witness):
+            if not is_sayable(query) or not _is_good(query, kind, slot, witness):
                 continue
             found = judge(query, word_query(query, draws), expression_id, witness)
             if found is not None and not _is_stale(found, earlier, insist=attempt < _TRIES // 2):

@@ -42,6 +42,13 @@ def word_query(query: Query, draws: Draws) -> tuple[Word, ...]:
     return (*_content(determiner, -1), *words)
 
 
+def is_sayable(query: Query) -> bool:
+    """Whether the grammar has words for all of it: some motions and events are said of one object only."""
+    tables = {"motion": _MOTIONS, "event": _EVENTS}
+    verbs = [tables[part.role][part.value] for part in query.conditions if part.role in tables]
+    return query.number == "one" or all(verb.participles or verb.plural_clauses for verb in verbs)
+
+
 def motion_word_positions(query: Query, words: tuple[Word, ...]) -> tuple[int, ...]:
     """Positions of the content words that tell motion, speed or events of the referent."""
     return tuple(

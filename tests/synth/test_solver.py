@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.synth.clip import Clip, sample_clip
+from pipeline.synth.config import Kind
 from pipeline.synth.expressions import Expression
 from pipeline.synth.presets import DEMO, PRESETS, SUITES, TRAIN
 from tests.synth.reader import Demand, does, read_text, track_class
@@ -180,3 +181,20 @@ def test_all_kinds_occur() -> None:
     }
     assert kinds == {"attribute", "motion", "relation", "temporal", "plural", "none"}
     assert set(SUITES) <= set(PRESETS)
+
+
+def test_several_things_are_never_said_to_do_what_has_words_for_one_only() -> None:
+    """Clip 468 tries a false sentence about several objects that begin to move, for which there are no words."""
+    mix: dict[Kind, float] = {
+        "attribute": 0.4,
+        "motion": 0.35,
+        "relation": 0.08,
+        "temporal": 0.05,
+        "plural": 0.08,
+        "none": 0.3,
+    }
+    config = TRAIN.derive(num_frames=8, expressions=("referent", "twin", "none"), kind_weights=mix)
+    single = {"starts", "begins", "stops", "turns", "enters", "appears", "leaves", "disappears", "reappears", "returns"}
+    for index in range(460, 476):
+        for expression in sample_clip(config, 2, "train", index).expressions:
+            assert expression.query.number == "one" or not single & set(expression.words)
