@@ -11,7 +11,11 @@ from pipeline.errors import ConfigError, WeightsError
 from pipeline.models.mosam_init import random_tracking_core
 from pipeline.models.sam2_core import Sam2Core, build_sam2, load_sam2
 from pipeline.models.sam2_variants import SAM2_VARIANTS, Sam2Config, infer_variant, predictor_config
+from pipeline.models.samwise_architecture import SamwiseArchitecture, read_architecture
+from pipeline.models.samwise_checkpoint import load_samwise
+from pipeline.models.samwise_init import random_samwise
 from pipeline.models.samwise_variants import ARCHITECTURES
+from pipeline.models.text_free_core import TextFreeCore
 from pipeline.segmenter import ModelSpec
 
 SAMWISE_PREFIX = "sam."
@@ -25,13 +29,17 @@ def load_tracking_core(model: ModelSpec, *, image_size: int | None = None) -> Sa
     """SAM2 as upstream's video predictor runs it, on the CPU, in eval mode.
 
     Args:
-        model: an architecture by name or as plain values, tensors, or both; a SAMWISE gives the SAM2 inside it.
+        model: an architecture by name or as plain values, tensors, or both; a SAMWISE gives the SAM2 inside it, one
+            with grounded fusion also what that adds to a frame's features without a text.
         image_size: side of the model's square, instead of the architecture's own.
 
     Raises:
         WeightsError: neither architecture nor tensors, an unknown name, or tensors that do not fit.
         ConfigError: an image size that does not fit the model.
     """
+    grounded = _grounded_architecture(model)
+    if grounded is not None:
+        return _text_free_core(model, grounded, image_size)
     tensors = None if model.tensors is None else sam2_tensors(model.tensors, name=model.name)
     config = _with_image_size(predictor_config(_config_of(model, tensors)), image_size)
     if tensors is None:
@@ -59,6 +67,24 @@ def sam2_tensors(checkpoint: Mapping[str, Any], *, name: str) -> dict[str, Tenso
         )
     counts = (".total_ops", ".total_params")
     return {key: value for key, value in found.items() if not key.startswith(SAMWISE_ONLY) and not key.endswith(counts)}
+
+
+def _grounded_architecture(model: ModelSpec) -> SamwiseArchitecture | None:
+    values = model.architecture or ARCHITECTURES.get(model.architecture_name or "", {})
+    return read_architecture(values, name=model.name) if values.get("fusion") == "grounded" else None
+
+
+def _text_free_core(model: ModelSpec, architecture: SamwiseArchitecture, image_size: int | None) -> Sam2Core:
+    config = _with_image_size(predictor_config(architecture.sam2), image_size)
+    values = {**architecture.model_dump(), "sam2": config.model_dump(), "short_side_px": config.image_size}
+    try:
+        architecture = SamwiseArchitecture.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"image_size {image_size} does not fit the model. {error}") from error
+    if model.tensors is None:
+        logger.warning("model %r: untrained weights, random with seed %d.", model.name, model.seed)
+        return TextFreeCore(random_samwise(architecture, seed=model.seed))
+    return TextFreeCore(load_samwise(model.tensors, architecture, name=model.name).eval())
 
 
 def _config_of(model: ModelSpec, tensors: Mapping[str, Any] | None) -> Sam2Config:

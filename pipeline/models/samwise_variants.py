@@ -76,7 +76,12 @@ def grounded_samwise(sam2: Sam2Config, *, words: tuple[str, ...] = WORDS) -> Sam
     )
 
 
-_TINY = grounded_samwise(small_sam2(embed_dim=24, stages=(1, 2, 3, 1), d_model=64, image_size=128))
+_TINY = grounded_samwise(
+    # One mask per prompt: drawn objects leave no doubt what a click means, and a single token is trained sooner.
+    small_sam2(embed_dim=24, stages=(1, 2, 3, 1), d_model=64, image_size=128).model_copy(
+        update={"multimask_output_in_sam": False, "multimask_output_for_tracking": False}
+    )
+)
 _MINI = closed_samwise(small_sam2(embed_dim=8, stages=(1, 1, 2, 1), d_model=32, image_size=64))
 _BASE = SamwiseArchitecture(sam2=SAM2_VARIANTS["sam2-hiera-base-plus"])
 _BASE_CLIP = SamwiseArchitecture(sam2=SAM2_VARIANTS["sam2-hiera-base-plus"], text=CLIP_TEXT, tokenizer="clip")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.models.samwise_network import SamwiseNetwork
+from pipeline.models.text_free_core import TextFreeCore
 from pipeline.synth.config import ClipConfig
 from pipeline.training.gradients import BatchLosses, RatioLoss
 from pipeline.training.grounded import GroundedLearner, fuse_batch
@@ -24,11 +25,12 @@ _OBJECTS_STREAM = 17
 
 
 class MemoryLearner(GroundedLearner):
-    """Half of each batch is referred to with memory, half is tracked by SAM2 alone from masks, boxes or points."""
+    """Half of each batch is referred to with memory, half is tracked without text from masks, boxes or points."""
 
     def __init__(self, network: SamwiseNetwork, stage: MemoryStage, *, num_threads: int = 0) -> None:
         super().__init__(network, seed=stage.loop.seed, num_threads=num_threads)
         self._stage = stage
+        self._tracking = TextFreeCore(network)
 
     def is_trained(self, name: str) -> bool:
         """All but the helper heads and the memory encoder's."""
@@ -71,7 +73,7 @@ class MemoryLearner(GroundedLearner):
         batch = self.draw(self._stage.clips, positions)
         generator = np.random.default_rng((_OBJECTS_STREAM, self._stage.loop.seed, positions[0]))
         objects = choose_objects(batch, per_clip=self._stage.objects_per_clip, generator=generator)
-        scores = track_through(self.network.core, batch.images_F3HW, objects, num_frames=batch.num_frames)
+        scores = track_through(self._tracking, batch.images_F3HW, objects, num_frames=batch.num_frames)
         losses = {f"track_{name}": value for name, value in row_losses(scores).items()}
         return losses, {f"{name}_tracked": value for name, value in row_metrics(scores).items()}
 

@@ -13,7 +13,6 @@ from pipeline.engine.load_model import chosen_device
 from pipeline.errors import WeightsError
 from pipeline.io.storage import Store, open_store
 from pipeline.io.weights_local import SIDECAR
-from pipeline.models.samwise_architecture import SamwiseArchitecture
 from pipeline.models.samwise_checkpoint import load_samwise
 from pipeline.models.samwise_network import SamwiseNetwork
 from pipeline.training import checkpoints
@@ -150,7 +149,7 @@ def _initial(settings: TinyTraining, stage: StageName) -> SamwiseNetwork:
             torch.manual_seed(settings.loop(stage).seed)
             return SamwiseNetwork(named_architecture(settings.architecture))
     content = _finished(settings, STAGES[place - 1])
-    return load_samwise(content["model"], SamwiseArchitecture.model_validate(content["architecture"]), name="tiny")
+    return load_samwise(content["model"], named_architecture(settings.architecture), name=settings.architecture)
 
 
 def _finished(settings: TinyTraining, stage: StageName) -> dict[str, Any]:

@@ -124,9 +124,9 @@ class MemoryStage(BaseModel):
     evidence_weight: float = Field(default=0.5, ge=0)
     presence_weight: float = Field(default=1.0, ge=0)
     loop: LoopConfig = LoopConfig(
-        num_steps=500,
-        batch_size=8,
-        learning_rate=6e-4,
+        num_steps=400,
+        batch_size=7,
+        learning_rate=1e-3,
         betas=(0.9, 0.98),
         weight_decay=0.02,
         schedule=ScheduleConfig(kind="cosine", warmup_steps=20, final_factor=0.03),
@@ -158,7 +158,7 @@ class CmeStage(BaseModel):
     window: int = Field(default=1, ge=1)
     margin: float = Field(default=0.1, ge=0, lt=1)
     loop: LoopConfig = LoopConfig(
-        num_steps=200,
+        num_steps=150,
         batch_size=6,
         learning_rate=1e-3,
         betas=(0.9, 0.98),

@@ -31,7 +31,7 @@ def test_products_equal_those_by_hand() -> None:
 
 
 def test_gradients_are_those_of_the_products() -> None:
-    one, other = (x.requires_grad_() for x in maps(1))
+    one, other = (x[:1, :2, :3, :4].clone().requires_grad_() for x in maps(1))
     assert torch.autograd.gradcheck(correlate, (one, other))
 
 

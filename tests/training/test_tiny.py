@@ -19,10 +19,15 @@ from tests.training.small_tiny import small_architecture, small_stages
 NUM_STEPS = 2
 
 
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyTraining:
-    """All stages in small."""
+@pytest.fixture(autouse=True)
+def small_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small architecture goes by a name."""
     monkeypatch.setitem(ARCHITECTURES, "small_tiny", small_architecture().model_dump(mode="json"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> TinyTraining:
+    """All stages in small."""
     refer, memory, cme = small_stages(NUM_STEPS)
     return TinyTraining(
         output=str(tmp_path / "whole"),
@@ -46,14 +51,14 @@ def test_stages_follow_each_other_resume_exactly_and_leave_a_model(settings: Tin
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert all(tensor.dtype in (torch.float16, torch.int64) for tensor in whole.values())
+    _check_each_stage_trained_its_own_part(settings)
 
     resolved = resolve_model(str(Path(settings.output) / "model"))
     assert resolved.trained
     assert resolved.architecture == json.loads(json.dumps(small_architecture().model_dump(mode="json")))
 
 
-def test_each_stage_trains_its_own_part(settings: TinyTraining) -> None:
-    train_tiny(settings, Workers())
+def _check_each_stage_trained_its_own_part(settings: TinyTraining) -> None:
     left = [checkpoints.load_latest(stage_store(settings, stage)) for stage in settings.stages]
     *_, refer, memory, cme = (content["model"] for content in left if content is not None)
     moved = {name for name in refer if not torch.equal(refer[name], memory[name])}
