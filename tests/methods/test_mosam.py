@@ -206,7 +206,7 @@ def test_fifo_reads_the_absent_frames_that_selection_leaves_out() -> None:
 def test_motion_prompts_never_become_conditioning_and_memory_stays_flat() -> None:
     segmenter = segmenter_of(pool_frames=5)
     session, held, sources = segmenter.open([box_prompt(1), point_prompt(2, 4)], (HEIGHT, WIDTH)), [], set()
-    for tick in ticks_of(70):
+    for tick in ticks_of(48):
         session.push(tick)
         work_off(segmenter, session)
         sources |= {found.trace.source for taken in session.take() for found in taken.objects if found.trace}
@@ -215,7 +215,7 @@ def test_motion_prompts_never_become_conditioning_and_memory_stays_flat() -> Non
     assert [len(bank.conditioning) for bank in banks] == [1, 1]
     assert all(len(bank.recent) <= 5 for bank in banks)
     assert "motion" in sources, "no motion prompt won, so nothing was shown"
-    assert max(held[40:]) <= max(held[15:40])
+    assert max(held[30:]) <= max(held[12:30])
 
 
 def test_frames_pushed_one_by_one_and_seven_at_a_time_give_the_same_masks() -> None:
