@@ -34,6 +34,8 @@ class TrainMultimodal(TrainJob):
     """Name of the sizes; by default those of --init, else "tiny-multimodal" for streets and "memorysam-base"."""
     image_size: Annotated[int, Field(ge=32)] | None = None
     """Side of the model's square in pixels, by default the architecture's."""
+    half: bool = False
+    """Write the model in float16, as safetensors. With --resume on a finished training it is written again."""
     memorysam: MemorySamTraining = MemorySamTraining()
     """The recipe itself."""
 

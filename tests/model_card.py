@@ -1,7 +1,7 @@
 """The numbers of docs/MODEL_CARD.md, made from reports: `python -m tests.model_card --write [report.json ...]`.
 
 Reports are what `masklake evaluate tiny --json`, `--ablations --json` and `--calibrate` write; without any named, those
-in docs/measurements are taken.
+in docs/measurements whose names begin with "tiny_" are taken.
 """
 
 import json
@@ -114,7 +114,7 @@ def _row(cells: Sequence[str]) -> str:
 
 if __name__ == "__main__":
     named = [Path(argument) for argument in sys.argv[1:] if argument != "--write"]
-    made = with_numbers(CARD.read_text(), read_reports(named or sorted(MEASUREMENTS.glob("*.json"))))
+    made = with_numbers(CARD.read_text(), read_reports(named or sorted(MEASUREMENTS.glob("tiny_*.json"))))
     if "--write" in sys.argv:
         CARD.write_text(made)
     sys.exit(0 if made == CARD.read_text() else "docs/MODEL_CARD.md is out of date: python -m tests.model_card --write")

@@ -1,12 +1,15 @@
 """Training of multimodal segmentation from its settings: data, first weights, the loop, and the model written."""
 
+import hashlib
 import io
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save
 
 from pipeline.engine.load_model import chosen_device
 from pipeline.errors import ConfigError, WeightsError
@@ -34,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
 MODEL_FILE = "model.pt"
+HALF_MODEL_FILE = "model.safetensors"
 
 
 class MultimodalTraining(BaseModel):
@@ -51,6 +55,7 @@ class MultimodalTraining(BaseModel):
         device: "cuda" without CUDA is an error.
         num_threads: that read scenes ahead of time.
         torch_threads: of torch's operators on a CPU; None leaves them.
+        half: write the model in float16, as safetensors; a finished training that is resumed writes it again.
         memorysam: the recipe.
     """
 
@@ -68,6 +73,7 @@ class MultimodalTraining(BaseModel):
     trust_unpinned: bool = False
     num_threads: int = Field(default=2, ge=0)
     torch_threads: int | None = Field(default=None, ge=1)
+    half: bool = False
     memorysam: MemorySamTraining = MemorySamTraining()
 
 
@@ -168,11 +174,22 @@ def _write_model(store: Store, architecture: MemorySamArchitecture, settings: Mu
     """The weights of the last checkpoint, alone in a folder with their card."""
     content = checkpoints.load_latest(store)
     assert content is not None
+    name, payload = _half_file(content["model"]) if settings.half else _full_file(content["model"])
+    store.write_whole(f"{MODEL_FOLDER}/{name}", payload)
+    _write_card(store, MODEL_FOLDER, architecture, settings, checkpoint=name)
+    sha256 = hashlib.sha256(payload).hexdigest()
+    logger.info("%s: %d bytes, sha256 %s", store.uri(f"{MODEL_FOLDER}/{name}"), len(payload), sha256)
+
+
+def _full_file(tensors: Mapping[str, torch.Tensor]) -> tuple[str, bytes]:
     buffer = io.BytesIO()
-    torch.save({"model": content["model"]}, buffer)
-    store.write_whole(f"{MODEL_FOLDER}/{MODEL_FILE}", buffer.getvalue())
-    _write_card(store, MODEL_FOLDER, architecture, settings, checkpoint=MODEL_FILE)
-    logger.info("the model is in %s", store.uri(MODEL_FOLDER))
+    torch.save({"model": dict(tensors)}, buffer)
+    return MODEL_FILE, buffer.getvalue()
+
+
+def _half_file(tensors: Mapping[str, torch.Tensor]) -> tuple[str, bytes]:
+    halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    return HALF_MODEL_FILE, save({name: tensor.contiguous() for name, tensor in halved.items()})
 
 
 def _write_card(

@@ -1,4 +1,4 @@
-"""Held-out streets in all sensors, a segmenter's labels of them under a choice of sensors, and scores with intervals."""
+"""Held-out streets in all sensors, a segmenter's labels of them with some sensors missing, scores with intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -78,8 +78,7 @@ def draw_scenes(slice_name: str, num_scenes: int) -> list[Scene]:
 def scene_tick(scene: Scene, run: SubsetRun) -> Tick:
     """The scene as a run shows it: absent modalities are zeros or not there."""
     images = {
-        name: np.zeros_like(scene.images[name]) if name in run.zero_filled else scene.images[name]
-        for name in run.order
+        name: np.zeros_like(scene.images[name]) if name in run.zero_filled else scene.images[name] for name in run.order
     }
     return Tick(frame_index=0, pts_us=0, images=images)
 

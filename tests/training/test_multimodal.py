@@ -1,6 +1,7 @@
 """The multimodal training job: flags over recipes, a run and its resume, and checkpoints that the method loads."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,16 @@ def test_a_cut_run_resumes_to_the_same_weights(trained: Path, tmp_path: Path) ->
     assert job(tmp_path, "--resume").run() == 0
     whole, cut = (torch.load(path / "model" / "model.pt", weights_only=True)["model"] for path in (trained, tmp_path))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_finished_training_writes_its_model_again_in_half_precision(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    assert job(tmp_path, "--resume", "--half").run() == 0
+    half = load_model(resolve_model(str(tmp_path / "model"), offline=True)).tensors
+    whole = torch.load(trained / "model" / "model.pt", weights_only=True)["model"]
+    assert half is not None
+    assert half.keys() == whole.keys()
+    assert all(torch.equal(half[name], tensor.half()) for name, tensor in whole.items() if tensor.is_floating_point())
 
 
 def test_a_finished_training_is_where_another_begins(trained: Path, tmp_path: Path) -> None:
