@@ -8,9 +8,12 @@ if __package__ in (None, ""):
     # Run as a file, from a bare working directory: the packages lie beside this folder.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pydantic import ValidationError
+
 from pipeline.cluster.config import CorpusJob
 from pipeline.cluster.job import main
 from pipeline.decode.bundle_options import BundleOptions
+from pipeline.errors import ConfigError
 from pipeline.io.manifest_rows import Needs
 from pipeline.methods.sam2_vss import CLASSIFIER, NETWORK, Sam2VssConfig, is_folder_name
 
@@ -36,7 +39,10 @@ class SemanticCorpus(CorpusJob):
     def method_config(self) -> Sam2VssConfig:
         told = {"mode": self.mode, "network": self.network, "classifier": self.classifier}
         given = {name: value for name, value in told.items() if value is not None}
-        return Sam2VssConfig.model_validate({**self.sam2_vss.model_dump(), **given})
+        try:
+            return Sam2VssConfig.model_validate({**self.sam2_vss.model_dump(), **given})
+        except ValidationError as error:
+            raise ConfigError("; ".join(str(found["msg"]) for found in error.errors())) from error
 
     @property
     def bundle_options(self) -> BundleOptions | None:

@@ -22,6 +22,7 @@ JOBS: dict[str, str] = {
 TRAIN_JOBS: dict[str, str] = {
     "train_multimodal": "jobs.train_multimodal",
     "train_refer": "jobs.train_refer",
+    "train_semantic": "jobs.train_semantic",
     "train_track": "jobs.train_track",
 }
 """Training job name to the module that reads its options; also `python jobs/NAME.py`."""

@@ -22,6 +22,9 @@ from pipeline.models.masklet_features import FeatureSchema
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+KIND = "masklet_classifier"
+"""What config.json says that it is of."""
+
 MIXED = "mixed"
 """Name of what comes after the classes: masks that no class fills. They paint nothing."""
 
@@ -37,7 +40,7 @@ class ClassifierConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: str = Field(default="masklet_classifier", pattern="^masklet_classifier$")
+    kind: str = Field(default=KIND, pattern=f"^{KIND}$")
     class_names: tuple[str, ...] = Field(min_length=1, max_length=255)
     features: FeatureSchema
     features_sha256: str
@@ -106,6 +109,8 @@ def load_classifier(folder: str | Path, *, name: str | None = None) -> MaskletCl
     name = name or folder.name
     try:
         said = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        if not isinstance(said, dict) or said.get("kind") != KIND:
+            raise ValueError(f"its {CONFIG_FILE} is not that of a {KIND}")
         config = ClassifierConfig.model_validate(said)
         tensors = load_file(folder / WEIGHTS_FILE)
     except (OSError, ValueError, ValidationError, SafetensorError) as error:

@@ -85,6 +85,8 @@ def grid_points(points_per_side: int) -> list[tuple[float, float]]:
 def click(core: Sam2Core, features: ImageFeatures, points_R2: Tensor) -> Proposals:
     """All candidates of one click per row, as (R * K) masks, a click's candidates together.
 
+    K is 3; or 1 for a model that gives one mask per click, whose other mask tokens mean nothing.
+
     Args:
         features: R rows.
         points_R2: (x, y) as shares of the frame, 0..1.
@@ -99,7 +101,7 @@ def click(core: Sam2Core, features: ImageFeatures, points_R2: Tensor) -> Proposa
             points_RP2=points_R2[:, None] * core.config.image_size,
             labels_RP=torch.ones(num_rows, 1, dtype=torch.int32, device=points_R2.device),
         ),
-        multimask=True,
+        multimask=core.config.multimask_output_in_sam,
         gate_absent=False,
     )
     return Proposals(

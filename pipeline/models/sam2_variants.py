@@ -209,7 +209,8 @@ def predictor_config(config: Sam2Config) -> Sam2Config:
     """
     return config.model_copy(
         update={
-            "dynamic_multimask_via_stability": True,
+            # A model of one mask per prompt never trained the candidates that would stand in.
+            "dynamic_multimask_via_stability": config.multimask_output_in_sam,
             "binarize_mask_from_pts_for_mem_enc": True,
             "memory_dtype": "bfloat16",
         }

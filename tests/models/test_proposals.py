@@ -162,3 +162,13 @@ def test_clicks_in_a_batch_give_what_each_click_gives_alone_and_three_masks_each
         alone = click(core, features, points[place : place + 1])
         torch.testing.assert_close(together.logits_Mhw[3 * place : 3 * place + 3], alone.logits_Mhw, rtol=0, atol=1e-4)
     assert not torch.equal(together.logits_Mhw[:3], together.logits_Mhw[3:6])
+
+
+def test_a_model_of_one_mask_per_click_is_asked_for_that_one() -> None:
+    single = tiny_config().model_copy(update={"multimask_output_in_sam": False})
+    three, one = random_sam2(tiny_config(), seed=3), random_sam2(single, seed=3)
+    features = one.encode_image(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(1)))
+    point = torch.tensor(grid_points(1))
+    found, others = click(one, features, point), click(three, features, point)
+    assert (len(found), len(others)) == (1, 3)
+    assert not any(torch.equal(found.logits_Mhw[0], other) for other in others.logits_Mhw)
