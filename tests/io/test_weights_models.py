@@ -160,14 +160,19 @@ def test_reports_tell_what_is_here_and_fail_where_something_is_wrong(tmp_path: P
     assert weights_report("list", registry=registry).splitlines()[1].split()[2] == "yes"
     with pytest.raises(ConfigError, match="expected a model's name"):
         weights_report("verify")
+    random = {**registry, "m": registry["m"].model_copy(update={"files": (), "trained": False})}
     with pytest.raises(WeightsError, match="has no file; its weights are random"):
-        weights_report("path", "tiny")
+        weights_report("path", "m", registry=random)
 
 
-def test_the_embedded_model_needs_no_file_and_says_that_it_is_not_trained(caplog: pytest.LogCaptureFixture) -> None:
-    model = resolve_model("tiny", offline=True)
-    assert (model.files, model.sha256, model.trained, model.architecture_name) == ({}, None, False, "tiny")
-    assert "not trained: its masks mean nothing" in caplog.text
+@pytest.mark.parametrize("name", ["tiny", "tiny-multimodal"])
+def test_an_embedded_model_is_in_the_package_and_is_what_the_registry_says(name: str) -> None:
+    model = resolve_model(name, offline=True)
+    file = model.files["checkpoint"]
+    assert model.trained
+    assert model.architecture_name == name
+    assert model.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert file.stat().st_size < 8 << 20
 
 
 @pytest.mark.slow  # imports torch and sam2

@@ -69,7 +69,7 @@ def recording(segmenter: SamwiseSegmenter) -> Iterator[Recording]:
     if network.cme is not None:
         hooks.append(network.cme.register_forward_hook(_decision_hook(heard)))
     with (
-        patch.object(network, "fuse", _fuse(heard, network.fuse)),
+        patch.object(network, "fuse_related", _fuse(heard, network.fuse_related)),
         patch.object(network, "segment", _segment(heard, network.segment)),
         patch.object(core, "decode", _decode(heard, core.decode)),
         patch.object(core, "enlarge", _enlarge(heard, core.enlarge)),

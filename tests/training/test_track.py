@@ -102,7 +102,7 @@ def test_drawing_ahead_changes_nothing() -> None:
 
 
 FLAGS = [
-    *("--device", "cpu", "--num-threads", "0", "--torch-threads", "1", "--offline", "--image-size", "64"),
+    *("--device", "cpu", "--num-threads", "0", "--torch-threads", "1", "--offline", "--image-size", "128"),
     *("--track.clips.name", "tracks", "--track.clips.height", "64", "--track.clips.width", "64"),
     *("--track.clips.num-frames", "3", "--track.num-clips", "1", "--track.loop.num-steps", "2"),
     *("--track.loop.batch-size", "1", "--track.loop.checkpoint-every", "1", "--track.true-history", "1"),
