@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NUM_VIDEOS = 10
 NUM_FRAMES = 24
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(560)]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def num_commits(lake: Path) -> int:
     return len(list((lake / "_commits").rglob("*.json")))
 
 
-def until(condition: object, driver: subprocess.Popen[bytes], seconds: float = 90.0) -> None:
+def until(condition: object, driver: subprocess.Popen[bytes], seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "waited too long"
