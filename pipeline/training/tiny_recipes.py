@@ -8,6 +8,18 @@ from pipeline.training.loop import LoopConfig
 from pipeline.training.schedule import ScheduleConfig
 
 
+def _loop(*, warmup_steps: int, **own: object) -> LoopConfig:
+    """What the loops of all stages share, with what is a stage's own."""
+    shared = {
+        "betas": (0.9, 0.98),
+        "weight_decay": 0.02,
+        "schedule": ScheduleConfig(kind="cosine", warmup_steps=warmup_steps, final_factor=0.03),
+        "checkpoint_every": 100,
+        "log_every": 20,
+    }
+    return LoopConfig.model_validate({**shared, **own})
+
+
 class ReferStage(BaseModel):
     """Words to things: short clips, every frame by itself.
 
@@ -25,16 +37,12 @@ class ReferStage(BaseModel):
     num_early_steps: int = Field(default=630, ge=0)
     presence_weight: float = Field(default=0.5, ge=0)
     texture_weight: float = Field(default=0.0, ge=0)
-    loop: LoopConfig = LoopConfig(
+    loop: LoopConfig = _loop(
         num_steps=1050,
         batch_size=16,
         learning_rate=1.5e-3,
-        betas=(0.9, 0.98),
-        weight_decay=0.02,
-        schedule=ScheduleConfig(kind="cosine", warmup_steps=80, final_factor=0.03),
+        warmup_steps=80,
         ema_decay=0.998,
-        checkpoint_every=100,
-        log_every=20,
     )
 
 
@@ -57,17 +65,13 @@ def ripening() -> ReferStage:
         expressions=("referent", "twin", "any", "none"),
         kind_weights=_LATER_MIX,
     )
-    loop = LoopConfig(
+    loop = _loop(
         num_steps=800,
         batch_size=12,
         learning_rate=8e-4,
-        betas=(0.9, 0.98),
-        weight_decay=0.02,
-        schedule=ScheduleConfig(kind="cosine", warmup_steps=20, final_factor=0.03),
+        warmup_steps=20,
         ema_decay=0.998,
         seed=1,
-        checkpoint_every=100,
-        log_every=20,
     )
     return ReferStage(early_clips=clips, late_clips=clips, num_early_steps=0, presence_weight=1.0, loop=loop)
 
@@ -86,17 +90,13 @@ def sharpening() -> ReferStage:
         expressions=("referent", "twin", "none"),
         kind_weights={**_LATER_MIX, "attribute": 0.5, "relation": 0.04},
     )
-    loop = LoopConfig(
+    loop = _loop(
         num_steps=900,
         batch_size=16,
         learning_rate=1e-3,
-        betas=(0.9, 0.98),
-        weight_decay=0.02,
-        schedule=ScheduleConfig(kind="cosine", warmup_steps=20, final_factor=0.03),
+        warmup_steps=20,
         ema_decay=0.998,
         seed=4,
-        checkpoint_every=100,
-        log_every=20,
     )
     return ReferStage(
         early_clips=clips, late_clips=clips, num_early_steps=0, presence_weight=2.0, texture_weight=0.5, loop=loop
@@ -123,13 +123,11 @@ class MemoryStage(BaseModel):
     motion_prompt_every: int = Field(default=2, ge=1)
     evidence_weight: float = Field(default=0.5, ge=0)
     presence_weight: float = Field(default=1.0, ge=0)
-    loop: LoopConfig = LoopConfig(
+    loop: LoopConfig = _loop(
         num_steps=400,
         batch_size=7,
         learning_rate=1e-3,
-        betas=(0.9, 0.98),
-        weight_decay=0.02,
-        schedule=ScheduleConfig(kind="cosine", warmup_steps=20, final_factor=0.03),
+        warmup_steps=20,
         ema_decay=0.995,
         rate_factors={
             "network.core.model.image_encoder.": 0.3,
@@ -157,13 +155,11 @@ class CmeStage(BaseModel):
     plain_clips: ClipConfig = TRAIN.derive(name="cme_plain", num_frames=16)
     window: int = Field(default=1, ge=1)
     margin: float = Field(default=0.1, ge=0, lt=1)
-    loop: LoopConfig = LoopConfig(
+    loop: LoopConfig = _loop(
         num_steps=150,
         batch_size=6,
         learning_rate=1e-3,
-        betas=(0.9, 0.98),
-        weight_decay=0.02,
-        schedule=ScheduleConfig(kind="cosine", warmup_steps=10, final_factor=0.03),
+        warmup_steps=10,
         ema_decay=0.98,
         seed=3,
         checkpoint_every=50,

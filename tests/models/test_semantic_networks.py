@@ -76,7 +76,6 @@ def test_networks_of_pixels_label_as_their_own_processors_do(model_type: str, tm
 @torch.inference_mode()
 @pytest.mark.parametrize("model_type", sorted(small_networks.QUERIES))
 def test_networks_of_queries_are_combined_at_their_own_resolution(model_type: str, tmp_path: Path) -> None:
-    pytest.importorskip("scipy", reason="transformers builds these networks' training loss, which needs scipy")
     network = load_network(small_networks.save_network(model_type, tmp_path), CPU)
     (image,) = pictures()
     (found,) = network.predict([{"rgb": image}])
