@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError, PromptError, SessionError, WeightsError
-from pipeline.models.device_precision import Precision, inference_precision
+from pipeline.models.device_precision import Precision, check_precision, inference_precision
 from pipeline.models.memorysam_architecture import (
     ARCHITECTURES,
     MemorySamArchitecture,
@@ -199,8 +199,7 @@ def build_segmenter(config: MemorySamConfig, model: ModelSpec, device: str) -> M
         WeightsError: the weights do not fit the architecture, or their adapters cannot be folded.
     """
     torch_device = torch.device(device)
-    if config.precision == "bf16" and torch_device.type != "cuda":
-        raise ConfigError(f"precision 'bf16' on {device!r}: it needs CUDA. Use 'fp32'.")
+    check_precision(config.precision, torch_device)
     tensors = None if model.tensors is None else memorysam_tensors_from_checkpoint(model.tensors)
     architecture = _resize(_architecture_of(model, tensors), config)
     class_names = _class_names(architecture, config, model.name)

@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.errors import ConfigError, SessionError
-from pipeline.models.device_precision import Precision, inference_precision
+from pipeline.models.device_precision import Precision, check_precision, inference_precision
 from pipeline.models.frame_selection import SelectedFrames, TemporalMode
 from pipeline.models.memory_policies import RecentFrames
 from pipeline.models.memory_policies_field import SAM2LONG_REFUSED, DistractorAwareMemory, MotionAwareMemory
@@ -259,8 +259,7 @@ def build_segmenter(config: MosamConfig, model: ModelSpec, device: str) -> Mosam
         WeightsError: there are no weights of a SAM2, or they do not fit.
     """
     torch_device = torch.device(device)
-    if config.precision == "bf16" and torch_device.type != "cuda":
-        raise ConfigError(f"precision 'bf16' on {device!r}: it needs CUDA. Use 'fp32'.")
+    check_precision(config.precision, torch_device)
     core = load_tracking_core(model, image_size=config.image_size)
     return MosamSegmenter(config, core.to(torch_device).eval(), torch_device)
 

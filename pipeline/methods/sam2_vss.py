@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.errors import ConfigError, PromptError, SessionError
-from pipeline.models.device_precision import Precision, inference_precision
+from pipeline.models.device_precision import Precision, check_precision, inference_precision
 from pipeline.models.masklet_classifier import load_classifier, refuse_other_features
 from pipeline.models.masklet_features import FeatureSchema
 from pipeline.models.memory_policies import RecentFrames
@@ -246,8 +246,7 @@ def build_segmenter(config: Sam2VssConfig, model: ModelSpec, device: str) -> Sam
             another SAM2.
     """
     torch_device = torch.device(device)
-    if config.precision == "bf16" and torch_device.type != "cuda":
-        raise ConfigError(f"precision 'bf16' on {device!r}: it needs CUDA. Use 'fp32'.")
+    check_precision(config.precision, torch_device)
     core = load_tracking_core(model, image_size=config.image_size)
     opinions = _classifier_of(config, model, core, torch_device) if config.mode == "classify" else None
     if opinions is not None and config.network is None:

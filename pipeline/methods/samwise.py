@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.errors import ConfigError, SessionError, WeightsError
 from pipeline.models.conditional_memory import CmeFusion
 from pipeline.models.confidence import IsotonicMap, read_calibration
-from pipeline.models.device_precision import Precision, inference_precision
+from pipeline.models.device_precision import Precision, check_precision, inference_precision
 from pipeline.models.motion_words import MotionTagger
 from pipeline.models.samwise_architecture import SamwiseArchitecture, infer_architecture, read_architecture
 from pipeline.models.samwise_checkpoint import load_samwise, samwise_tensors_from_checkpoint
@@ -204,8 +204,7 @@ def build_segmenter(config: SamwiseConfig, model: ModelSpec, device: str) -> Sam
         WeightsError: a part the config asks for is not in the weights, or they do not fit.
     """
     torch_device = torch.device(device)
-    if config.precision == "bf16" and torch_device.type != "cuda":
-        raise ConfigError(f"precision 'bf16' on {device!r}: it needs CUDA. Use 'fp32'.")
+    check_precision(config.precision, torch_device)
     tensors = None if model.tensors is None else samwise_tensors_from_checkpoint(model.tensors)
     architecture = _resize(_with_parts(_architecture_of(model, tensors), config, model.name), config)
     reader = ExpressionReader(

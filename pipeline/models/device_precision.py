@@ -6,7 +6,15 @@ from typing import Literal
 
 import torch
 
+from pipeline.errors import ConfigError
+
 Precision = Literal["fp32", "bf16"]
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Raise ConfigError for bfloat16 on anything but CUDA."""
+    if precision == "bf16" and device.type != "cuda":
+        raise ConfigError(f"precision 'bf16' on '{device}': it needs CUDA. Use 'fp32'.")
 
 
 @contextmanager

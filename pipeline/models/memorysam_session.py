@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import SessionError
+from pipeline.models.frame_order import check_order
 from pipeline.models.memorysam_input import Fit, ModalityImage, fitted_size, resize_image
 from pipeline.models.memorysam_scene import SceneFrame, SceneInFlight
 from pipeline.models.memorysam_stages import SceneLabels, SceneRequest
@@ -60,13 +61,7 @@ class MemorySamSession:
         Raises:
             SessionError: out of order or after the end; no modality to read; an image of another size or kind.
         """
-        if self._ended:
-            raise SessionError(f"frame {tick.frame_index} after the end. Open a new session for a new video.")
-        if self._last_frame_index is not None and tick.frame_index <= self._last_frame_index:
-            raise SessionError(
-                f"frame {tick.frame_index} after frame {self._last_frame_index}: expected a larger index. "
-                "Push frames in presentation order."
-            )
+        check_order(tick.frame_index, last=self._last_frame_index, has_ended=self._ended)
         wanted = tuple(tick.images) if self.rules.modalities is None else self.rules.modalities
         modalities = tuple(name for name in wanted if name in tick.images)
         if not modalities:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import PromptError, SessionError
+from pipeline.models.frame_order import check_order
 from pipeline.models.image_encoding import ImageFeatures
 from pipeline.models.mosam_books import Books, SessionRules, after_backward, after_forward, after_idle, released
 from pipeline.models.mosam_frame import ENCODE, OBSERVE, Frame, FrameInFlight, Step
@@ -206,13 +207,7 @@ class MosamSession:
         self._ended = state["ended"]
 
     def _check(self, tick: Tick) -> None:
-        if self._ended:
-            raise SessionError(f"frame {tick.frame_index} after the end. Open a new session for a new video.")
-        if self._last_frame_index is not None and tick.frame_index <= self._last_frame_index:
-            raise SessionError(
-                f"frame {tick.frame_index} after frame {self._last_frame_index}: expected a larger index. "
-                "Push frames in presentation order."
-            )
+        check_order(tick.frame_index, last=self._last_frame_index, has_ended=self._ended)
         image = tick.images.get(RGB)
         if image is None or image.dtype != np.uint8 or image.shape != (*self.frame_size, 3):
             came = f"modalities {sorted(tick.images)}" if image is None else f"{image.dtype} {image.shape}"

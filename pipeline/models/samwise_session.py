@@ -9,6 +9,7 @@ import torch
 
 from pipeline.errors import SessionError
 from pipeline.models.confidence import IsotonicMap, raw_confidence
+from pipeline.models.frame_order import check_order
 from pipeline.models.letterbox import letterbox_size, resize_frame
 from pipeline.models.memory import MemoryBank
 from pipeline.models.memory_policies import LastFrames
@@ -95,13 +96,7 @@ class SamwiseSession:
 
     def push(self, tick: Tick) -> None:
         """Resize and keep a frame until its clip is full."""
-        if self._ended:
-            raise SessionError(f"frame {tick.frame_index} after the end. Open a new session for a new video.")
-        if self._last_frame_index is not None and tick.frame_index <= self._last_frame_index:
-            raise SessionError(
-                f"frame {tick.frame_index} after frame {self._last_frame_index}: expected a larger index. "
-                "Push frames in presentation order."
-            )
+        check_order(tick.frame_index, last=self._last_frame_index, has_ended=self._ended)
         image = tick.images.get(RGB)
         if image is None or image.dtype != np.uint8 or image.shape != (*self.frame_size, 3):
             came = f"modalities {sorted(tick.images)}" if image is None else f"{image.dtype} {image.shape}"

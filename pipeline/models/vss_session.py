@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import SessionError
+from pipeline.models.frame_order import check_order
 from pipeline.models.session_state import (
     image_from_state,
     image_to_state,
@@ -63,13 +64,7 @@ class VssSession:
 
     def push(self, tick: Tick) -> None:
         """Keep a frame until its turn comes."""
-        if self._ended:
-            raise SessionError(f"frame {tick.frame_index} after the end. Open a new session for a new video.")
-        if self._last_frame_index is not None and tick.frame_index <= self._last_frame_index:
-            raise SessionError(
-                f"frame {tick.frame_index} after frame {self._last_frame_index}: expected a larger index. "
-                "Push frames in presentation order."
-            )
+        check_order(tick.frame_index, last=self._last_frame_index, has_ended=self._ended)
         images = {name: self._checked(tick, name) for name in self.rules.modalities}
         self._pending.append(PendingFrame(frame_index=tick.frame_index, pts_us=tick.pts_us, images=images))
         self._last_frame_index = tick.frame_index
