@@ -27,7 +27,10 @@ TRAIN_JOBS: dict[str, str] = {
 }
 """Training job name to the module that reads its options; also `python jobs/NAME.py`."""
 
-EVALUATIONS: dict[str, str] = {"tiny": "pipeline.cluster.evaluate_tiny:evaluate_tiny"}
+EVALUATIONS: dict[str, str] = {
+    "tiny": "pipeline.cluster.evaluate_tiny:evaluate_tiny",
+    "vspw": "pipeline.evaluate.vspw:evaluate_vspw",
+}
 """What `evaluate` can measure, to `module:function`."""
 
 EXIT_CRASH = 1
@@ -140,7 +143,7 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def evaluate(arguments: Sequence[str]) -> int:
-    """Measure a model: masklake evaluate tiny --seed 1 --clips 200."""
+    """Measure a model or its label maps: masklake evaluate tiny --seed 1 --clips 200, or evaluate vspw."""
     if not arguments or arguments[0] not in EVALUATIONS:
         raise ConfigError(f"masklake evaluate: name what to measure: {', '.join(EVALUATIONS)}.")
     module_name, _, function_name = EVALUATIONS[arguments[0]].partition(":")
@@ -150,6 +153,11 @@ def evaluate(arguments: Sequence[str]) -> int:
 def import_scenes(arguments: Sequence[str]) -> int:
     """Write a manifest of a data set: masklake import deliver --root URI --split val --out manifest.jsonl."""
     return _call(_import, arguments, "import")
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Write a run's masks in a data set's layout: masklake export vspw LAKE --out DIR."""
+    return _call(_export, arguments, "export")
 
 
 def status(arguments: Sequence[str]) -> int:
@@ -173,7 +181,8 @@ def gc(arguments: Sequence[str]) -> int:
 
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
-    verb.__name__: verb for verb in (demo, doctor, plan, run, train, evaluate, status, query, weights, synth, gc)
+    verb.__name__: verb
+    for verb in (demo, doctor, plan, run, train, evaluate, status, query, export, weights, synth, gc)
 }
 VERBS["import"] = import_scenes  # a keyword, which no function can be named by
 
@@ -225,6 +234,37 @@ def _import(
     write_manifest(imported.rows, out)
     print(f"{out}: {imported.summary()}")
     return 0
+
+
+def _export(
+    layout: tyro.conf.Positional[Literal["vspw"]],
+    lake: tyro.conf.Positional[str],
+    out: str,
+    run_id: str | None = None,
+    form: Literal["predictions", "masks"] = "predictions",
+    classes: str | None = None,
+    unpainted: int = 255,
+    subset: str = "val",
+) -> int:
+    """Write a run's class regions as label maps, a PNG for each frame.
+
+    Args:
+        layout: whose folders and numbers.
+        lake: root of the lake, as given to --output.
+        out: folder or store URI; files of the same names are replaced.
+        run_id: the run, where the lake has several.
+        form: predictions writes VIDEO/PICTURE.png with class ids; masks writes data/VIDEO/mask/PICTURE.png with class
+            id + 1, the list of videos and the list of classes, as the data set has them.
+        classes: a label_num_dic_final.json that the run's classes must agree with.
+        unpainted: of predictions, the number of pixels without a class; 255 is void, which VSPW's own evaluator does
+            not take.
+        subset: of masks, the name of the list of videos.
+    """
+    from pipeline.export.vspw import export_vspw
+
+    written = export_vspw(lake, out, run_id=run_id, form=form, classes=classes, unpainted=unpainted, subset=subset)
+    print(f"{out}: {written.summary()}")
+    return EXIT_CRASH if written.without_size else 0
 
 
 def _status(lake: tyro.conf.Positional[str], run_id: str | None = None) -> int:

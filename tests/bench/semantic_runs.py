@@ -1,8 +1,11 @@
-"""What the semantic bench runs and measures: label maps of a network, alone and refined, their scores and seconds."""
+"""What the semantic bench runs and measures: label maps of a network, alone and refined, their scores and seconds.
+
+Seconds are of this process's CPU (`time.process_time`) on one thread: other programs on the machine do not count.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -15,8 +18,9 @@ from pipeline.evaluate.semantic_consistency import warp_consistency
 from pipeline.evaluate.semantic_protocols import semantic_protocol
 from pipeline.methods.sam2_vss import NETWORK, Sam2VssConfig, Sam2VssSegmenter, build_segmenter
 from pipeline.models.motion_flow import DisFlow
+from pipeline.models.proposals import ProposalConfig
 from pipeline.models.semantic_checkpoints import load_network
-from pipeline.models.vss_votes import VOID, VoteRules
+from pipeline.models.vss_votes import VOID
 from pipeline.segmenter import ModelSpec, work_off
 from pipeline.synth.street import Street
 from pipeline.synth.street_world import STREET_CLASSES
@@ -25,11 +29,13 @@ from pipeline.ticks import RGB, Tick
 Labels = NDArray[np.uint8]
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "refined, frame vote": {"votes": VoteRules(scope="frame")},
-    "refined, window, causal": {"votes": VoteRules(scope="window")},
-    "refined, window, awaited": {"votes": VoteRules(scope="window"), "emit": "window"},
+    "refined, frame vote": {"votes": {"scope": "frame"}},
+    "refined, window, causal": {"votes": {"scope": "window"}},
+    "refined, window, awaited": {"votes": {"scope": "window"}, "emit": "window"},
 }
-"""Settings of the method over its defaults."""
+"""Settings of the method over its defaults and what was calibrated."""
+
+ROWS_PER_BATCH = 16
 
 COLUMNS = ("mIoU", "BmIoU", "VC8 st", "VC16 st", "VC8 of", "VC16 of", "warp", "fps")
 
@@ -58,12 +64,12 @@ class Measured:
 def network_maps(folder: str, streets: Sequence[Street]) -> tuple[list[Labels], float]:
     """The network's own labels, (T, H, W) per street, and its seconds."""
     network = load_network(folder, torch.device("cpu"))
-    maps, started = [], time.perf_counter()
+    maps, started = [], time.process_time()
     with torch.inference_mode():
         for street in streets:
             found = [network.predict([{RGB: image}])[0].labels_HW for image in street.rgb()]
             maps.append(torch.stack(found).numpy().astype(np.uint8))
-    return maps, time.perf_counter() - started
+    return maps, time.process_time() - started
 
 
 def refined_maps(
@@ -73,7 +79,7 @@ def refined_maps(
     segmenter = _segmenter(folder, spec, changes)
     maps, seconds = [], 0.0
     for street in streets:
-        started = time.perf_counter()
+        started = time.process_time()
         session = segmenter.open((), street.labels().shape[1:])
         for number, image in enumerate(street.rgb()):
             session.push(Tick(frame_index=number, pts_us=number, images={RGB: image}))
@@ -81,7 +87,7 @@ def refined_maps(
         session.end()
         work_off(segmenter, session)
         out = session.take()
-        seconds += time.perf_counter() - started
+        seconds += time.process_time() - started
         labels = np.full(street.labels().shape, VOID, np.uint8)
         for tick in out:
             for region in tick.objects:
@@ -106,62 +112,72 @@ def scored(streets: Sequence[Street], maps: Sequence[Labels], seconds: float) ->
     )
 
 
-def judge(table: Mapping[str, Measured]) -> list[tuple[str, bool, str]]:
-    """What the method claims on this table: claim, whether it holds, and the numbers."""
-    alone, frame, window = (
-        table[name].scores for name in ("network alone", "refined, frame vote", "refined, window, awaited")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """Seconds of the track stage on the same frames, one masklet a batch and many.
+
+    Attributes:
+        masklets: tracked on each frame but the first.
+        one_by_one, batched: seconds a frame, the least of the rounds.
+        state_bytes: the most that the session held between two frames.
+    """
+
+    masklets: int
+    one_by_one: float
+    batched: float
+    state_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast a batch is."""
+        return self.one_by_one / self.batched
+
+    def told(self) -> str:
+        """One line."""
+        return (
+            f"{self.ratio:.2f} times as fast as one masklet at a time: {1e3 * self.batched:.0f} ms a frame in batches "
+            f"of {ROWS_PER_BATCH} against {1e3 * self.one_by_one:.0f} ms, {self.masklets} masklets, "
+            f"{self.state_bytes / 2**20:.1f} MiB of state"
+        )
+
+
+def batching(
+    folder: str, spec: ModelSpec, street: Street, *, image_size: int | None, num_masklets: int = 48, num_frames: int = 6
+) -> Batching:
+    """The same masklets tracked over the same frames, one masklet a batch and `ROWS_PER_BATCH`; two rounds of each.
+
+    What the model proposes is taken as it comes, believable or not: what is measured is the cost.
+    """
+    loose = ProposalConfig(
+        min_predicted_iou=0.0, min_stability=0.0, max_box_iou=1.0, max_mask_iou=1.0, max_masklets=num_masklets
     )
-
-    def claim(what: str, score: str, ours: Mapping[str, float], other: Mapping[str, float], *, strict: bool) -> Any:
-        holds = ours[score] > other[score] if strict else ours[score] >= other[score]
-        return what, bool(holds), f"{ours[score]:.4f} against {other[score]:.4f}"
-
-    return [
-        claim("refined beats unrefined in boundary mIoU", "boundary_miou", window, alone, strict=True),
-        claim("refined beats unrefined in strict VC8", "vc_strict_8", window, alone, strict=True),
-        claim("refined is not lower in mIoU", "miou", window, alone, strict=False),
-        claim("window vote beats frame vote in strict VC8", "vc_strict_8", window, frame, strict=True),
-        claim("window vote beats frame vote in strict VC16", "vc_strict_16", window, frame, strict=True),
-    ]
-
-
-def markdown(table: Mapping[str, Measured]) -> str:
-    """The table for a README."""
-    titles = ("mIoU", "boundary mIoU", "VC8 strict", "VC16 strict", "VC8 official", "VC16 official", "warp", "fps")
-    lines = [f"| | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
-    for name, found in table.items():
-        *scores, fps = found.columns()
-        lines.append(f"| {name} | {' | '.join(f'{100 * score:.1f}' for score in scores)} | {fps:.1f} |")
-    return "\n".join(lines)
-
-
-def batch_ratio(spec: ModelSpec, folder: str, street: Street, *, num_frames: int = 8) -> float:
-    """Seconds of the track stage with one masklet a batch, over those with batches of 16, on the same frames."""
-    seconds = {}
-    for rows in (1, 16):
-        segmenter = _segmenter(folder, spec, {"rows_per_track": rows})
+    seconds: dict[int, list[float]] = {1: [], ROWS_PER_BATCH: []}
+    masklets = state_bytes = 0
+    for rows in (1, ROWS_PER_BATCH) * 2:
+        segmenter = _segmenter(
+            folder, spec, {"rows_per_track": rows, "proposals": loose, "report": "masklets", "image_size": image_size}
+        )
         session, spent = segmenter.open((), street.labels().shape[1:]), 0.0
         for number, image in enumerate(street.rgb()[:num_frames]):
             session.push(Tick(frame_index=number, pts_us=number, images={RGB: image}))
             while (work := session.next_work()) is not None:
-                started = time.perf_counter()
+                started = time.process_time()
                 segmenter.run(work.stage, [session])
-                spent += (time.perf_counter() - started) * (work.stage == "track")
-        seconds[rows] = spent
-    return seconds[1] / seconds[16] if seconds[16] else float("nan")
+                spent += (time.process_time() - started) * (work.stage == "track")
+            (out,) = session.take()
+            masklets, state_bytes = len(out.objects), max(state_bytes, session.state_bytes())
+        seconds[rows].append(spent / (num_frames - 1))
+    return Batching(
+        masklets=masklets,
+        one_by_one=min(seconds[1]),
+        batched=min(seconds[ROWS_PER_BATCH]),
+        state_bytes=state_bytes,
+    )
 
 
 def _segmenter(folder: str, spec: ModelSpec, changes: Mapping[str, Any]) -> Sam2VssSegmenter:
     config = Sam2VssConfig.model_validate({"network": folder, **changes})
-    model = ModelSpec(
-        name=spec.name,
-        architecture=spec.architecture,
-        architecture_name=spec.architecture_name,
-        tensors=spec.tensors,
-        seed=spec.seed,
-        folders={NETWORK: folder},
-    )
-    return build_segmenter(config, model, "cpu")
+    return build_segmenter(config, replace(spec, folders={NETWORK: folder}), "cpu")
 
 
 def _warp_consistencies(street: Street, labels: Labels) -> list[float]:

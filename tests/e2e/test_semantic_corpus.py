@@ -160,6 +160,18 @@ def test_a_network_that_gives_nan_fails_the_video_with_a_message(
     assert "not finite" in message
 
 
+def test_a_checkpoint_that_was_cut_off_is_told(
+    run: Callable[..., int], network: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cut = tmp_path / "network"
+    cut.mkdir()
+    for file in network.iterdir():
+        (cut / file.name).write_bytes(file.read_bytes())
+    (cut / "model.safetensors").write_bytes((network / "model.safetensors").read_bytes()[:2000])
+    assert run(tmp_path / "lake", "--network", str(cut)) == EXIT_NO_WEIGHTS
+    assert "cannot be loaded" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "told"),
     [

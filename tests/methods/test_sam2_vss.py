@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, PromptError, SessionError, WeightsError
 from pipeline.methods.sam2_vss import Sam2VssConfig, Sam2VssSegmenter, build_segmenter, is_folder_name, mini
-from pipeline.models.memory import MemoryBank, MemoryEntry
-from pipeline.models.memory_policies import RecentFrames
-from pipeline.models.proposals import ProposalConfig
-from pipeline.models.sam2_variants import SAM2_VARIANTS
+from pipeline.models.letterbox import resize_frame, to_square
+from pipeline.models.mosam_init import random_tracking_core
+from pipeline.models.proposals import ProposalConfig, click, grid_points
+from pipeline.models.sam2_variants import Sam2Config, predictor_config
+from pipeline.models.samwise_variants import ARCHITECTURES
 from pipeline.models.semantic_networks import LABELS, LabelsOfTheTick, SemanticNetwork, import_callable
-from pipeline.models.vss_frames import Masklet, bytes_of
 from pipeline.models.vss_stitching import StitchConfig
 from pipeline.models.vss_votes import VoteRules
 from pipeline.segmenter import finish, step
@@ -57,8 +58,10 @@ def tick_of(frame: int, *, flips: bool = False) -> Tick:
     return Tick(frame_index=frame, pts_us=frame * 40_000, images=images)
 
 
-def toy_segmenter(network: SemanticNetwork | None = None, **options: Any) -> Sam2VssSegmenter:
-    core = ToyCore(TOY_CONFIG.model_copy(update={"image_size": 128}), noise=0.0)
+def toy_segmenter(
+    network: SemanticNetwork | None = None, *, core: dict[str, Any] | None = None, **options: Any
+) -> Sam2VssSegmenter:
+    toy = ToyCore(TOY_CONFIG.model_copy(update={"image_size": 128, **(core or {})}), noise=0.0)
     config = Sam2VssConfig(
         **{
             "network": LABELS,
@@ -70,7 +73,7 @@ def toy_segmenter(network: SemanticNetwork | None = None, **options: Any) -> Sam
         }
     )
     network = network or LabelsOfTheTick(class_names=CLASSES, device=CPU)
-    return Sam2VssSegmenter(config, core, network, CPU)  # type: ignore[arg-type]
+    return Sam2VssSegmenter(config, toy, network, CPU)  # type: ignore[arg-type]
 
 
 def run(segmenter: Sam2VssSegmenter, ticks: Iterator[Tick] | list[Tick]) -> list[TickMasks]:
@@ -116,6 +119,11 @@ def test_an_object_that_enters_has_an_id_from_the_next_key_frame_on(stitched: li
 @pytest.mark.parametrize("options", [{"stitching": StitchConfig(stitch=False)}, {"overlap": 0}])
 def test_without_stitching_or_a_shared_frame_every_window_has_ids_of_its_own(options: dict[str, Any]) -> None:
     out = run(toy_segmenter(window=8, **options), [tick_of(frame) for frame in range(20)])
+    assert len(set(ids_of(out, 0).values())) == 3
+
+
+def test_windows_of_one_frame_have_ids_of_their_own_each() -> None:
+    out = run(toy_segmenter(window=1, overlap=0), [tick_of(frame) for frame in range(3)])
     assert len(set(ids_of(out, 0).values())) == 3
 
 
@@ -213,27 +221,83 @@ def test_a_network_that_gives_nan_ends_in_a_clear_error_and_leaves_the_session_a
 
 
 def test_128_masklets_at_512_px_stay_under_a_gibibyte() -> None:
-    config = SAM2_VARIANTS["sam2.1-hiera-base-plus"]
-    policy, side, masklets = RecentFrames.of(config), 512 // 16, []
-    for number in range(128):
-        bank = MemoryBank()
-        for frame in range(32):
-            features = torch.empty(config.mem_dim, side, side, dtype=torch.bfloat16)
-            entry = MemoryEntry(
-                frame_index=frame,
-                pointer_D=torch.empty(config.d_model),
-                features_Chw=features,
-                object_score=1.0,
-                predicted_iou=1.0,
-                is_conditioning=frame == 0,
-            )
-            bank.add(entry)
-            bank.forget(policy.horizon)
-        logits = torch.empty(4 * side, 4 * side)
-        masklets.append(
-            Masklet(masklet_id=number, position=31, logits_hw=logits, predicted_iou=1.0, object_score=1.0, bank=bank)
-        )
-    assert 7 * 128 * 64 * side * side * 2 < bytes_of(tuple(masklets)) < 1 << 28
+    """What a session of one masklet holds at SAM2's own memory sizes, when its memory is full, 128 times."""
+    sizes = {"image_size": 512, "d_model": 64, "mem_dim": 64, "num_memory_layers": 1, "num_maskmem": 7}
+    core = random_tracking_core(
+        predictor_config(Sam2Config.model_validate({**ARCHITECTURES["mini"]["sam2"], **sizes})), seed=2
+    )
+    proposals = ProposalConfig(points_per_side=1, min_predicted_iou=0.0, min_stability=0.0, max_masklets=1)
+    segmenter = Sam2VssSegmenter(
+        Sam2VssConfig(network=LABELS, proposals=proposals, rows_per_track=1, points_per_propose=1, report="masklets"),
+        core.eval(),
+        LabelsOfTheTick(class_names=CLASSES, device=CPU),
+        CPU,
+    )
+    session, held = segmenter.open((), (HEIGHT, WIDTH)), []
+    for frame in range(9):
+        assert len(step(segmenter, [session], [tick_of(frame)])[0][0].objects) == 1
+        held.append(session.state_bytes())
+    # Seven memories in bfloat16 and a mask in float32, pointers and votes.
+    per_masklet = 7 * 64 * 32 * 32 * 2 + 128 * 128 * 4
+    assert per_masklet <= held[-1] <= per_masklet + 16 * 1024
+    assert held[-1] - held[-2] <= 1024, "a frame more leaves no more than a pointer"
+    assert 128 * held[-1] < 1 << 28
+
+
+def believable_by_hand(segmenter: Sam2VssSegmenter, tick: Tick, config: ProposalConfig) -> list[bytes]:
+    """Masks of a frame, click by click, each judged in numpy and suppressed one after another."""
+    core = segmenter._stages.core
+    side = core.config.image_size
+    features = core.encode_image(
+        to_square([resize_frame(tick.rgb, (side, side))], num_rows=1, image_size=side, device=CPU)
+    )
+    found = []
+    for point in grid_points(config.points_per_side):
+        answer = click(core, features, torch.tensor([point]))
+        assert len(answer) == 1
+        logits, iou = answer.logits_Mhw[0].numpy(), float(answer.predicted_iou_M[0])
+        stability = (logits > config.stability_offset).sum() / max(1, (logits > -config.stability_offset).sum())
+        share = (logits > 0).mean()
+        if iou > config.min_predicted_iou and stability > config.min_stability and 0.0002 <= share <= 0.95:
+            found.append((iou, logits))
+    kept: list[Bools] = []
+    for _, logits in sorted(found, key=lambda one: -one[0]):
+        mask = logits > 0
+        if all(box_share(mask, other) <= config.max_box_iou for other in kept):
+            kept.append(mask)
+    distinct: list[Bools] = []
+    for mask in kept:
+        if all((mask & other).sum() <= config.max_mask_iou * (mask | other).sum() for other in distinct):
+            distinct.append(mask)
+    by_mask = {(logits > 0).tobytes(): logits for _, logits in found}
+    masks = [torch.from_numpy(by_mask[mask.tobytes()])[None, None] for mask in distinct]
+    size = (HEIGHT, WIDTH)
+    enlarged = [F.interpolate(one, size=size, mode="bilinear", align_corners=False)[0, 0] for one in masks]
+    return sorted((one > 0).numpy().tobytes() for one in enlarged)
+
+
+def box_share(one: Bools, other: Bools) -> float:
+    """IoU of two masks' boxes."""
+    filled = []
+    for mask in (one, other):
+        y, x = np.nonzero(mask)
+        filled.append(np.zeros(mask.shape, np.bool_))
+        filled[-1][y.min() : y.max() + 1, x.min() : x.max() + 1] = True
+    return float((filled[0] & filled[1]).sum() / (filled[0] | filled[1]).sum())
+
+
+def test_a_model_of_one_mask_per_click_proposes_what_each_click_alone_gives_and_tracks_it() -> None:
+    single = {"multimask_output_in_sam": False, "multimask_output_for_tracking": False}
+    proposals = ProposalConfig(points_per_side=6)
+    segmenter, ticks = toy_segmenter(core=single, proposals=proposals, window=3), [tick_of(n) for n in range(5)]
+    with torch.inference_mode():
+        wanted = believable_by_hand(segmenter, ticks[0], proposals)
+    out = run(segmenter, ticks)
+    assert sorted(seen.mask.tobytes() for seen in out[0].objects) == wanted
+    assert 2 <= len(wanted) < 36
+    for which in (0, 1):
+        assert len(ids_of(out, which)) == 5
+        assert len(set(ids_of(out, which).values())) == 1
 
 
 def test_prompts_are_refused() -> None:
