@@ -15,7 +15,8 @@ from pipeline.models.letterbox import to_square
 from pipeline.models.memory import MemoryEntry, MemoryRead, MemorySelection
 from pipeline.models.mosam_stages import stretch
 from pipeline.synth.track_suites import TrackClip, sample_track_clip, track_suite_config
-from tests.bench.track_runs import run_clip
+from tests.bench.track_rules import STATIC_WITHIN
+from tests.bench.track_runs import ABLATIONS, run_clip, variant_config
 from tests.toy_core import TOY_CONFIG, ToyCore
 
 SIDE = TOY_CONFIG.image_size
@@ -97,6 +98,19 @@ def test_the_static_control_is_tracked_by_the_real_session(core: ToyCore, kind: 
     config = MosamConfig(frames_per_encode=1, rows_per_decode=1)
     masks, _ = run_clip(MosamSegmenter(config, core, torch.device("cpu")), clip, kind)  # type: ignore[arg-type]
     assert jaccards(masks[1], clip.object_mask(1)).mean() > 0.9
+
+
+def test_on_the_static_control_no_ablation_changes_anything_that_counts(core: ToyCore) -> None:
+    """The other half of "each flag alters its scenario"; 18 frames, so that the filter takes part in arbitration."""
+    clip = first_frames(sample_track_clip(track_suite_config("static"), 3), 18, [1])
+    truth, base = clip.object_mask(1), {"frames_per_encode": 1, "rows_per_decode": 1}
+    j = {}
+    for variant in ("full", *ABLATIONS, "sam2"):
+        segmenter = MosamSegmenter(variant_config(variant, base=base), core, torch.device("cpu"))
+        j[variant] = jaccards(run_clip(segmenter, clip, "mask")[0][1], truth)
+    assert j["full"].min() > 0.9
+    for variant, found in j.items():
+        assert abs(found.mean() - j["full"].mean()) <= STATIC_WITHIN, variant
 
 
 def test_memory_tells_the_object_from_its_look_alike_and_follows_a_small_step(core: ToyCore) -> None:

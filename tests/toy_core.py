@@ -6,16 +6,18 @@ run on it as they run on SAM2, without weights. Nothing in it is learned, and no
 * a pixel's feature is its colour on a lattice of soft bins, plus noise;
 * a memory token is a cell's feature and the share of it that was inside the mask; an absent object leaves zeros;
 * reading memory is one softmax over all kept tokens, by likeness and by distance on the grid;
-* prompts shift the logits, by points, box or mask logits; predicted IoU is the mean of |2p - 1|;
+* prompts shift the logits, by points, box or mask logits: down away from them, up where a pixel looks like what they
+  name, since a prompt names the thing at a place and not the place; predicted IoU is the mean of |2p - 1|;
 * the object score says whether what was found looks like what is remembered. Object pointers are stored, not read.
 
 Axes: B images, R rows, D code channels packed into the model's, K candidates, T prompt tokens, N cells of a frame,
 M memory tokens, h w the tensor's grid (stride 16 for features, 4 for logits).
 """
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,36 +28,17 @@ from pipeline.models.letterbox import MEAN, STD
 from pipeline.models.mask_decoding import ABSENT_LOGIT, DecoderPrompts, MaskCandidates, MaskOutput, shrink, take
 from pipeline.models.memory import MemoryRead, MemorySelection
 from pipeline.models.sam2_variants import Sam2Config
+from tests.toy_decoding import CODE, SHARE, VIEWS, candidates
 
-CODE = 27
-"""Channels of the colour code: three soft bins on each of three axes."""
 BIN_WIDTH = 0.2
-VIEWS = 8
-"""Frames of which the object's look is known while decoding."""
-SHARE = (VIEWS + 1) * CODE
-"""Channel of a cell's share of object, after the codes."""
 LIKENESS = 16.0
 """How sharply attention prefers tokens that look alike."""
 NEAR_CELLS = 1.6
 """How far, in cells, an object is expected to have gone since it was remembered."""
 FAR_LOG = -7.0
 """Log-prior of tokens far away: an object that is nowhere near can still be found by its looks alone."""
-FINE_POWER, EVIDENCE = 3.0, 3.5
-"""Weight of a pixel's own colour against what its cell reads from memory, and the most it can say."""
-PRIOR = 6.0
-"""The least that memory and prompts together can say of a pixel; the most is half of it, less than its own colour."""
-SHARPNESS = 1.5
-PRESENT_FROM = 0.6
-"""Probability times likeness of what was found, from which on the object counts as in view."""
-BOX_IN, BOX_OUT, POINT_IN, POINT_OUT = 2.0, -4.0, 3.0, -1.0
-"""What prompts add to the logits inside and outside of themselves."""
-POINT_REACH = 6.0
-"""Reach of a point in cells of the logits' grid."""
-MIN_AREA = 12
-"""Cells of the logits' grid below which nothing counts as an object."""
-OTHER_LOGIT = -4.0
-"""Logit of components that a candidate leaves out."""
-
+FRAMES_KEPT = 64
+"""Encoded frames that are remembered: a benchmark runs ten variants on the same clip, and codes are a third of it."""
 TOY_CONFIG = Sam2Config(
     embed_dim=16,
     num_heads=1,
@@ -81,6 +64,7 @@ class ToyCore(nn.Module):
         super().__init__()
         self.config = config
         self.noise = noise
+        self._encoded: OrderedDict[bytes, ImageFeatures] = OrderedDict()
         self.register_buffer("bins_3D", _bins(), persistent=False)
         self.register_buffer("prior_NN", _distance_prior(config.grid), persistent=False)
 
@@ -89,7 +73,21 @@ class ToyCore(nn.Module):
         return self.prior_NN.device
 
     def encode_image(self, images_B3HW: Tensor) -> ImageFeatures:
-        """Codes at stride 4 (in the place of `high_res[0]`) and their means at stride 16."""
+        """Codes at stride 4 (in the place of `high_res[0]`) and their means at stride 16.
+
+        A single image's answer is kept, by its pixels, and given again.
+        """
+        if len(images_B3HW) > 1:
+            return self._encode(images_B3HW)
+        key = hashlib.blake2b(images_B3HW.cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
+        if key not in self._encoded:
+            self._encoded[key] = self._encode(images_B3HW)
+        self._encoded.move_to_end(key)
+        if len(self._encoded) > FRAMES_KEPT:
+            self._encoded.popitem(last=False)
+        return self._encoded[key]
+
+    def _encode(self, images_B3HW: Tensor) -> ImageFeatures:
         mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (MEAN, STD))
         rgb_B3hw = F.avg_pool2d(images_B3HW.float() * std + mean, 4)
         red, green, blue = rgb_B3hw.unbind(1)
@@ -209,7 +207,7 @@ class ToyCore(nn.Module):
     ) -> MaskCandidates:
         """The strongest connected part, all parts, the second strongest; or only the first."""
         rows = [
-            _candidates(pix_Dhw, fine_Dhw, sparse_TD, dense_Dhw)
+            candidates(pix_Dhw, fine_Dhw, sparse_TD, dense_Dhw)
             for pix_Dhw, fine_Dhw, sparse_TD, dense_Dhw in zip(
                 pix_RDhw, high_res[0], prompts.sparse_RTD, prompts.dense_RDhw, strict=True
             )
@@ -295,80 +293,3 @@ def _certainty(logits_RKhw: Tensor) -> Tensor:
     rim = logits_RKhw > -1
     sure = torch.tanh(logits_RKhw / 2).abs() * rim
     return sure.flatten(2).sum(2) / rim.flatten(2).sum(2).clamp(min=1)
-
-
-def _candidates(pix_Dhw: Tensor, fine_Dhw: Tensor, sparse_TD: Tensor, dense_Dhw: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (3, h, w) and object score of one row."""
-    shift_hw = _prompt_shift(sparse_TD, fine_Dhw.shape[1:]) + 0.5 * F.pixel_shuffle(dense_Dhw[:16], 4)[0].clamp(-8, 8)
-    codes_VD = pix_Dhw[:SHARE, 0, 0].view(VIEWS + 1, CODE)
-    has_memory = bool(pix_Dhw[SHARE, 0, 0] >= 0)
-    if has_memory:
-        share_hw = F.interpolate(pix_Dhw[None, SHARE : SHARE + 1], size=fine_Dhw.shape[1:], mode="bilinear")[0, 0]
-        prior_hw = torch.log((share_hw + 1e-3) / (1 - share_hw + 1e-3)) + shift_hw
-        logits_hw = prior_hw.clamp(-PRIOR, PRIOR / 2) + _evidence(fine_Dhw, codes_VD[1:], codes_VD[0])
-    else:
-        logits_hw = _first_logits(fine_Dhw, sparse_TD, shift_hw)
-    logits_hw = (SHARPNESS * logits_hw).clamp(-12, 12)
-    parts = _parts(logits_hw)
-    if not parts:
-        return torch.stack([logits_hw] * 3), torch.tensor(-4.0)
-    only = [torch.where(part, logits_hw, logits_hw.clamp(max=OTHER_LOGIT)) for part in parts[:2]]
-    second_hw = only[1] if len(only) > 1 else logits_hw - 1
-    found = logits_hw[parts[0]].sigmoid().mean()
-    if has_memory:
-        found = found * (codes_VD[1:] @ F.normalize(fine_Dhw[:, parts[0]].mean(1), dim=0)).max()
-    return torch.stack([only[0], logits_hw, second_hw]), 20 * (found - PRESENT_FROM)
-
-
-def _evidence(fine_Dhw: Tensor, views_VD: Tensor, other_D: Tensor) -> Tensor:
-    """How much better each pixel's colour fits one of the object's views than the background, (h, w)."""
-    fits_hw = torch.einsum("dhw,vd->vhw", fine_Dhw, views_VD).amax(dim=0).clamp(min=0) + 0.05
-    others_hw = torch.einsum("dhw,d->hw", fine_Dhw, other_D).clamp(min=0) + 0.05
-    return (FINE_POWER * torch.log(fits_hw / others_hw)).clamp(-EVIDENCE, EVIDENCE)
-
-
-def _first_logits(fine_Dhw: Tensor, sparse_TD: Tensor, shift_hw: Tensor) -> Tensor:
-    """Without memory: colours within the prompt against colours outside; a click's own connected part."""
-    height, width = fine_Dhw.shape[1:]
-    label_T = sparse_TD[:, 2]
-    inside_hw = shift_hw > 0
-    if not inside_hw.any():
-        return torch.full((height, width), -6.0)
-    codes_2D = F.normalize(torch.stack([fine_Dhw[:, inside_hw].mean(1), fine_Dhw[:, ~inside_hw].mean(1)]), dim=1)
-    logits_hw = _evidence(fine_Dhw, codes_2D[:1], codes_2D[1])
-    if (label_T == 2).any():
-        return logits_hw + shift_hw
-    clicks = (sparse_TD[label_T == 1, :2] * torch.tensor([width, height])).long()
-    closed = cv2.morphologyEx((logits_hw > 0).numpy().astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    _, part = cv2.connectedComponents(closed)
-    own = {int(part[y, x]) for x, y in clicks.tolist()} - {0}
-    return torch.where(torch.from_numpy(np.isin(part, list(own))), logits_hw.abs() + 1, logits_hw.clamp(max=-2))
-
-
-def _prompt_shift(sparse_TD: Tensor, size: Sequence[int]) -> Tensor:
-    """What points and box add to the logits, (h, w); 0 without prompts."""
-    height, width = size
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    shift_hw = torch.zeros(height, width)
-    at = [(tx * width, ty * height, int(label)) for tx, ty, label in sparse_TD[:, :3].tolist()]
-    corners = {label: (px, py) for px, py, label in at if label in (2, 3)}
-    if corners:
-        (x0, y0), (x1, y1) = corners[2], corners[3]
-        shift_hw += torch.where((x >= x0) & (x <= x1) & (y >= y0) & (y <= y1), BOX_IN, BOX_OUT)
-    near = {sign: torch.zeros(height, width) for sign in (0, 1)}
-    for px, py, label in at:
-        if label in near:
-            bump = torch.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * POINT_REACH**2))
-            near[label] = torch.maximum(near[label], bump)
-    if near[1].any():
-        shift_hw += POINT_OUT + (POINT_IN - POINT_OUT) * near[1]
-    return shift_hw - POINT_IN * near[0]
-
-
-def _parts(logits_hw: Tensor) -> list[Tensor]:
-    """Connected parts above zero that are large enough, by summed probability, the strongest first."""
-    count, part = cv2.connectedComponents((logits_hw > 0).numpy().astype(np.uint8), connectivity=8)
-    area = np.bincount(part.ravel(), minlength=count)
-    weight = np.bincount(part.ravel(), weights=logits_hw.sigmoid().double().numpy().ravel(), minlength=count)
-    order = [n for n in np.argsort(-weight[1:], kind="stable") + 1 if area[n] >= MIN_AREA]
-    return [torch.from_numpy(part == n) for n in order]

@@ -41,11 +41,15 @@ class MotionConfig(BaseModel):
         min_correlation: where it is textured, the warped mask's old pixels must look like its new ones, by normalised
             correlation. Not in the spec: on drawn videos with a displacement of 5 % of the height that the filter did
             not foresee, agreement was .91 at a warped IoU of .59, and correlation .15 [U].
-        search_share: if the flow around the filter's displacement is not believed, the object's pixels are looked for
-            within this share of the short side, and flow is measured anew from there; 0 does not look [I].
+        search_share: if the flow around the filter's displacement is not believed, the pixels of an object accepted on
+            the frame before are looked for within this share of the short side, and flow is measured anew from there; 0
+            does not look [I].
         box_margin: a forecast box grows by this share of its sides, half on each side [I].
         out_of_view_logit: warped logits of what comes from outside the frame [I].
         accept_predicted_iou: below, a mask neither moves the filter nor counts as seen [I].
+        min_area_share: a mask with a smaller share of the object's usual area shows a part of it, beside what hides the
+            rest: it is bridged by the filter like no mask, for `coast_max` frames at most. Not in the spec: without it
+            prompts followed the last visible sliver, then the occluder, and confirmed themselves [U].
         min_predicted_iou: the last accepted mask must reach this for a motion prompt [I].
         coast_max: frames without an accepted mask that the filter bridges [I].
         max_jump_diagonals: a measured displacement further from the filter's, in object diagonals per frame, is
@@ -91,6 +95,7 @@ class MotionConfig(BaseModel):
     out_of_view_logit: float = Field(default=-8.0, lt=0)
 
     accept_predicted_iou: float = Field(default=0.3, ge=0, le=1)
+    min_area_share: float = Field(default=0.5, ge=0, le=1)
     min_predicted_iou: float = Field(default=0.5, ge=0, le=1)
     coast_max: int = Field(default=5, ge=0)
     max_jump_diagonals: float = Field(default=1.5, gt=0)

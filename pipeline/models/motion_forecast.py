@@ -244,7 +244,8 @@ def _fields(
     field = window_field(state.grey_HW, frame.grey_HW, state.box, expected_xy, flow, config)
     if field is not None:
         yield field
-    if config.search_share:
+    if config.search_share and state.absent == 0:
+        # Of an object that may be hidden, what looks like it elsewhere is something else.
         height, width = frame.grey_HW.shape
         mask_HW = cv2.resize(state.logits_hw.astype(np.float32), (width, height)) > 0
         matched_xy = matched_shift(state.grey_HW, frame.grey_HW, mask_HW, state.box, expected_xy, config)

@@ -42,13 +42,13 @@ class KalmanState:
         return float(self.mean[0]), float(self.mean[1])
 
 
-def initiate(box: Box4) -> KalmanState:
-    """A filter that has seen one box and believes it to stand still."""
+def initiate(box: Box4, velocity_xy: tuple[float, float] = (0.0, 0.0)) -> KalmanState:
+    """A filter that has seen one box, and believes it to stand still unless told how it moves, in pixels per frame."""
     measured = _measure(box)
     height = measured[3]
     position, velocity = FIRST_POSITION * POSITION_STD * height, FIRST_VELOCITY * VELOCITY_STD * height
     std = np.array([position, position, ASPECT_STD, position, velocity, velocity, ASPECT_VELOCITY_STD, velocity])
-    return KalmanState(mean=np.concatenate([measured, np.zeros(4)]), covariance=np.diag(std**2))
+    return KalmanState(mean=np.concatenate([measured, velocity_xy, np.zeros(2)]), covariance=np.diag(std**2))
 
 
 def move_with_camera(state: KalmanState, camera_23: Array) -> KalmanState:

@@ -29,6 +29,7 @@ class ObjectMotion:
         grey_HW: the last accepted frame; objects accepted on one frame share the array.
         accepted_frame: index of that frame.
         object_score, predicted_iou: of that mask.
+        usual_area: of accepted masks, in cells: the largest, less a twentieth for each frame since.
         absent: frames since then.
         stable_frames: masks accepted since the filter began, without the first.
     """
@@ -42,6 +43,7 @@ class ObjectMotion:
     accepted_frame: int | None = None
     object_score: float = 0.0
     predicted_iou: float = 0.0
+    usual_area: float = 0.0
     absent: int = 0
     stable_frames: int = 0
 

@@ -18,6 +18,9 @@ from pipeline.models.motion_warp import logits_box
 LOGIT_LIMIT = 32.0
 """Logits that prompt a later frame are cut here, as SAM2's predictor cuts those of an earlier answer."""
 
+_AREA_KEPT = 0.95
+"""Of an object's usual area per frame: one that goes away from the camera shrinks slower than this."""
+
 
 def update(
     state: ObjectMotion,
@@ -29,11 +32,13 @@ def update(
     predicted_iou: float,
     config: MotionConfig,
 ) -> ObjectMotion:
-    """The object after a frame. Its mask is accepted if it is in view, not empty, and predicted to be good enough.
+    """The object after a frame. Its mask is accepted if it is in view, predicted to be good, and not a mere part.
 
     Source: spec of MGP, state and gates [I]. The filter begins anew on the first accepted frame, after more than
     `coast_max` frames without one, after a shorter absence from which the object comes back elsewhere (its box does
-    not meet the predicted one), and on frames that the user prompted.
+    not meet the predicted one), and on frames that the user prompted. An object in view whose box the filter missed
+    altogether is followed with the displacement just seen: SAMURAI's noise lets a velocity change by 1/160 of the
+    height per frame, so a filter that was outrun would stay behind for the rest of a fast run. Not in the spec [U].
 
     Args:
         forecast: of this frame; None on a frame that the user prompted.
@@ -54,7 +59,11 @@ def update(
     box = logits_box(logits_hw.astype(np.float32), (height, width))
     if box is None or object_score <= 0 or predicted_iou <= config.accept_predicted_iou:
         return _coast(state, expected, config)
-    kalman, stable_frames = _follow(state, expected, box)
+    area = float(np.count_nonzero(logits_hw > 0))
+    is_part = area < config.min_area_share * state.usual_area
+    if is_part and expected is not None and state.absent < config.coast_max:
+        return _coast(state, expected, config)
+    kalman, stable_frames = _follow(state, expected, box, frame)
     mask_HW = cv2.resize(logits_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0
     return ObjectMotion(
         kalman=kalman,
@@ -66,15 +75,28 @@ def update(
         accepted_frame=frame.frame_index,
         object_score=object_score,
         predicted_iou=predicted_iou,
+        usual_area=area if is_part or expected is None else max(area, _AREA_KEPT * state.usual_area),
         stable_frames=stable_frames,
     )
 
 
-def _follow(state: ObjectMotion, expected: KalmanState | None, box: Box4) -> tuple[KalmanState, int]:
+def _follow(
+    state: ObjectMotion, expected: KalmanState | None, box: Box4, frame: FrameMotion
+) -> tuple[KalmanState, int]:
     """The filter after an accepted box, and for how many boxes it has held."""
-    if expected is None or (state.absent > 0 and box_iou(expected.box, box) == 0):
+    if expected is None:
         return initiate(box), 0
-    return correct(expected, box), state.stable_frames + 1
+    if box_iou(expected.box, box) > 0:
+        return correct(expected, box), state.stable_frames + 1
+    if state.absent > 0 or state.box is None:
+        return initiate(box), 0
+    from_x, from_y = (frame.camera_23 @ np.array([*_center(state.box), 1.0])).tolist()
+    x, y = _center(box)
+    return initiate(box, (x - from_x, y - from_y)), state.stable_frames + 1
+
+
+def _center(box: Box4) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
 def _coast(state: ObjectMotion, expected: KalmanState | None, config: MotionConfig) -> ObjectMotion:

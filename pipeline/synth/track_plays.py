@@ -38,6 +38,9 @@ NUM_FLASHES = 26
 """Frames on which half of the target's pixels are glare."""
 FASTEST = 10.25
 """Speed of the fast straight target, in units per frame: 16 % of the height."""
+LANE = 3.0
+"""Between the lanes of the fast straight target and its look-alike, in units: less than their radius, for places to be
+no help."""
 TURNING = 4.7
 """Speed of the fast turning target, in units per frame."""
 
@@ -231,9 +234,11 @@ def _camera_jerk(at: _Rehearsal) -> Play:
 
 
 def _fast_straight(at: _Rehearsal) -> Play:
-    """Straight at constant speed from side to side, with a gentle start.
+    """Straight at constant speed from side to side, with a gentle start, past a look-alike that runs the other way.
 
-    So fast a target leaves the picture after some frames, so it slows down before each side and turns back.
+    So fast a target leaves the picture after some frames, so it slows down before each side and turns back. Alone it
+    could be told by its looks at any speed; where both pass each other, only motion tells them apart. The start is so
+    gentle that they first meet when a motion filter trusts itself.
     """
     radius, pull = 4.0, FASTEST / 3
     room = at.config.across - 2 * (radius + 1)
@@ -241,16 +246,16 @@ def _fast_straight(at: _Rehearsal) -> Play:
     for frame in range(len(at.times)):
         places.append(x)
         ahead = (room + radius + 1 - x) if direction > 0 else (x - radius - 1)
-        ramp = 0.6 if frame < _CALM_FRAMES else pull
+        ramp = 0.15 if frame < _CALM_FRAMES else pull
         speed = min(speed + ramp, FASTEST, (2 * pull * max(ahead, 0.0)) ** 0.5)
         if ahead < pull:
             direction, speed = -direction, pull
         x = min(max(x + direction * speed, radius + 1.0), room + radius + 1)
-    y = at.varied(20, 44) + 0 * at.times
-    return Play(
-        sprites=(at.sprite(np.array(places) + SCROLL * at.times, y, radius=radius),),
-        camera_px=at.scroll(),
-    )
+    y = at.varied(20, 36) + 0 * at.times
+    there = np.array(places)
+    target = at.sprite(there + SCROLL * at.times, y, radius=radius)
+    alike = at.sprite(at.config.across - there + SCROLL * at.times, y + LANE, radius=radius)
+    return Play(sprites=(target, alike), camera_px=at.scroll())
 
 
 def _fast_turning(at: _Rehearsal) -> Play:

@@ -20,7 +20,7 @@ import torch
 
 from pipeline.code_version import code_version
 from pipeline.synth.track_plays import TRACK_SUITES
-from pipeline.synth.track_suites import PromptKind, TrackClip, sample_track_clip, track_suite_config
+from pipeline.synth.track_suites import PromptKind, sample_track_clip, track_suite_config
 from tests.bench.track_rules import Row, judge
 from tests.bench.track_runs import TOY, VARIANTS, Measures, mean_measures, measure, run_clip, segmenter_maker
 
@@ -42,11 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for suite in options.suites:
         config = track_suite_config(suite, height=options.height, num_frames=options.frames)
         print(f"\n{suite} ({config.height} x {config.width})\n{HEADER}", flush=True)
-        clips = [sample_track_clip(config, seed) for seed in options.seeds]
-        table[suite] = {}
-        for variant, segmenter in segmenters.items():
-            table[suite][variant] = _measured(segmenter, clips, options.prompt)
-            print(_line(variant, table[suite][variant]), flush=True)
+        runs: dict[str, list[Measures]] = {variant: [] for variant in segmenters}
+        for seed in options.seeds:
+            clip = sample_track_clip(config, seed)
+            for variant, segmenter in segmenters.items():
+                runs[variant].append(measure(clip, *run_clip(segmenter, clip, options.prompt)))
+        table[suite] = {variant: mean_measures(found) for variant, found in runs.items()}
+        print("\n".join(_line(variant, found) for variant, found in table[suite].items()), flush=True)
         rows = judge(table, options.core)
         if options.json:
             # After each suite: a long run that is cut off leaves what it has measured.
@@ -68,10 +70,6 @@ def _options(arguments: Sequence[str] | None) -> Any:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, default=None, help="also write all numbers and verdicts to this file")
     return parser.parse_args(arguments)
-
-
-def _measured(segmenter: Any, clips: Sequence[TrackClip], kind: PromptKind) -> Measures:
-    return mean_measures([measure(clip, *run_clip(segmenter, clip, kind)) for clip in clips])
 
 
 def _line(variant: str, found: Measures) -> str:

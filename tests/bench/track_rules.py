@@ -25,8 +25,7 @@ Table = Mapping[str, Mapping[str, Measures]]
 class Loss:
     """`loser` must lose to `winner` on `suite`.
 
-    `real_only` rows are expected of trained weights: the specification has no toy evidence for them, or evidence that
-    the toy cannot show them (it finds a lone target by its looks wherever it is).
+    `real_only` rows are expected of trained weights: the specification's own toy does not show them.
     """
 
     suite: str

@@ -76,12 +76,20 @@ def variant_config(variant: str, *, base: Mapping[str, Any]) -> MosamConfig:
 
 
 def segmenter_maker(core: str, device: str, *, image_size: int | None) -> Callable[[str], MosamSegmenter]:
-    """Segmenters of one set of weights, by variant; `core` is "toy" or a model's name."""
+    """Segmenters of one set of weights, by variant.
+
+    Args:
+        core: "toy"; or a model as the jobs take it: a registered name ("tiny"), a file, a folder.
+        device: of a model; the toy runs on the CPU.
+    """
+    # Batches of one: a clip is run by itself, and a larger batch would be filled up with dummy rows.
+    base: dict[str, Any] = {"frames_per_encode": 1, "rows_per_decode": 1}
     if core == TOY:
-        toy, base = ToyCore(), {"frames_per_encode": 1, "rows_per_decode": 1}
+        toy = ToyCore()
         return lambda variant: MosamSegmenter(variant_config(variant, base=base), toy, torch.device("cpu"))
     spec, where = load_model(resolve_model(core)), chosen_device(device)
-    return lambda variant: build_segmenter(variant_config(variant, base={"image_size": image_size}), spec, where)
+    base["image_size"] = image_size
+    return lambda variant: build_segmenter(variant_config(variant, base=base), spec, where)
 
 
 def run_clip(segmenter: MosamSegmenter, clip: TrackClip, kind: PromptKind) -> tuple[dict[int, list[Mask]], float]:

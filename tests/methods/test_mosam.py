@@ -1,5 +1,7 @@
 """Tracking as a method: SAM2's own when everything is off, and each mechanism of MoSAM seen at work."""
 
+import gc
+import tracemalloc
 from functools import cache
 from typing import Any
 
@@ -216,6 +218,34 @@ def test_motion_prompts_never_become_conditioning_and_memory_stays_flat() -> Non
     assert all(len(bank.recent) <= 5 for bank in banks)
     assert "motion" in sources, "no motion prompt won, so nothing was shown"
     assert max(held[30:]) <= max(held[12:30])
+
+
+def test_nothing_anywhere_grows_with_the_video() -> None:
+    """All tensors alive, and all that Python and numpy hold, not what the session says of itself; frames repeat."""
+
+    def tensor_bytes() -> int:
+        gc.collect()
+        # By type: to ask some lazy modules for their class is a deprecated call of theirs.
+        return sum(x.numel() * x.element_size() for x in gc.get_objects() if issubclass(type(x), torch.Tensor))
+
+    segmenter, period = segmenter_of(pool_frames=4), 30
+    session = segmenter.open([box_prompt(1), point_prompt(2, 4)], (HEIGHT, WIDTH))
+    tensors, heap = [], []
+    tracemalloc.start(1)
+    try:
+        for place in range(3 * period):
+            session.push(Tick(frame_index=place, pts_us=place, images={RGB: image_at(place % period)}))
+            work_off(segmenter, session)
+            session.take()
+            heap.append(tracemalloc.get_traced_memory()[0])
+            if place % period == period - 1:
+                tensors.append(tensor_bytes())
+    finally:
+        tracemalloc.stop()
+    assert tensors[1] == tensors[2]
+    # A mask is 3,456 bytes; the interpreter itself keeps a few hundred a frame in its free lists.
+    assert max(heap[2 * period :]) < max(heap[period : 2 * period]) + 1000 * period
+    assert all(len(memory.bank.recent) <= 4 for memory in session._books.memories.values())
 
 
 def test_frames_pushed_one_by_one_and_seven_at_a_time_give_the_same_masks() -> None:

@@ -70,6 +70,37 @@ def test_after_a_short_absence_the_filter_goes_on_unless_the_object_is_elsewhere
     assert seen(state, logits_hw=elsewhere).stable_frames == 2
 
 
+def test_a_filter_that_was_outrun_goes_on_with_the_step_just_seen() -> None:
+    """A step of 30 cells of 64 is 187.5 of the picture's 400 px: beyond the box, so beyond the filter."""
+    state = seen(seen(ObjectMotion(), prompted=True))
+    jumped = seen(state, logits_hw=np.roll(LOGITS, 30, axis=1))
+    assert jumped.kalman is not None
+    assert jumped.kalman.mean[4:6] == pytest.approx((187.5, 0), abs=1)
+    assert state.kalman is not None
+    near = seen(state, logits_hw=np.roll(LOGITS, 3, axis=1))
+    assert near.kalman is not None
+    assert 0 < near.kalman.mean[4] < 10, "within reach the filter's own gain decides"
+
+
+def test_a_mask_that_lost_most_of_its_area_is_bridged_and_at_last_believed() -> None:
+    state = seen(seen(ObjectMotion(), prompted=True))
+    columns = np.flatnonzero((LOGITS > 0).any(axis=0))
+    sliver = LOGITS.copy()
+    sliver[:, : columns[-3]] = -8
+    part = seen(state, logits_hw=sliver)
+    assert (part.absent, part.box, part.points_P2 is state.points_P2) == (1, state.box, True)
+    assert part.kalman is not None
+    assert part.kalman.mean[0] == pytest.approx(state.kalman.mean[0], abs=1), "it is not drawn to the sliver"  # type: ignore[union-attr]
+    for _ in range(5):
+        part = seen(part, logits_hw=sliver)
+    assert part.absent == 0, "after as many frames as the filter bridges, that is all there is"
+    assert seen(part, logits_hw=sliver).absent == 0
+    shrinking = [LOGITS - step for step in np.linspace(0, LOGITS.max() * 0.5, 12)]
+    for logits in shrinking:
+        state = seen(state, logits_hw=logits)
+        assert state.absent == 0, "one that goes away from the camera is followed"
+
+
 def test_a_frame_that_the_user_prompts_begins_the_filter_anew() -> None:
     state = seen(seen(ObjectMotion(), prompted=True))
     assert seen(state).stable_frames == 2
