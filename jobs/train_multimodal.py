@@ -1,4 +1,4 @@
-"""Trains MemorySAM: on generated streets or on DELIVER. `python jobs/train_multimodal.py --help` lists all options."""
+"""Trains MemorySAM: on generated streets, DELIVER or MCubeS. `python jobs/train_multimodal.py --help` lists options."""
 
 import sys
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from pipeline.errors import ConfigError
 from pipeline.training.memorysam_recipes import PRESETS, MemorySamTraining
 from pipeline.training.multimodal import MultimodalTraining, train_multimodal
 
-Recipe = Literal["auto", "streets", "deliver"]
+Recipe = Literal["auto", "streets", "deliver", "mcubes"]
 
 
 class TrainMultimodal(TrainJob):
     """Training of multimodal semantic segmentation (MemorySAM, arXiv 2503.06700)."""
 
     data: str = "streets"
-    """streets[:PRESET] or deliver:ROOT, ROOT in DELIVER's layout."""
+    """streets[:PRESET], deliver:ROOT or mcubes:ROOT, ROOT in the data set's own layout."""
     recipe: Recipe = "auto"
     """Defaults of all --memorysam options; "auto" takes those that belong to the data."""
     init: str | None = None
@@ -31,7 +31,8 @@ class TrainMultimodal(TrainJob):
     sam2: str | None = None
     """Weights of SAM 2.0 to begin with, for a MemorySAM that has none yet."""
     architecture: str | None = None
-    """Name of the sizes; by default those of --init, else "tiny-multimodal" for streets and "memorysam-base"."""
+    """Name of the sizes; by default those of --init, else "tiny-multimodal" for streets, "memorysam-base" for
+    DELIVER, "memorysam-base-mcubes" for MCubeS."""
     image_size: Annotated[int, Field(ge=32)] | None = None
     """Side of the model's square in pixels, by default the architecture's."""
     half: bool = False

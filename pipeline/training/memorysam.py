@@ -16,7 +16,7 @@ from pipeline.training.gradients import BatchLosses
 from pipeline.training.memorysam_data import MultimodalBatch, SceneReader
 from pipeline.training.memorysam_losses import ohem_cross_entropy, pixel_accuracy
 from pipeline.training.memorysam_recipes import MemorySamTraining, TrainedParts
-from pipeline.training.memorysam_sources import MultimodalSource
+from pipeline.training.memorysam_scenes import MultimodalSource
 from pipeline.training.prototypes import PrototypeMemory, class_sums, masked_step, reference_step
 from pipeline.training.workers import Workers
 

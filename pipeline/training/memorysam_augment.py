@@ -1,4 +1,4 @@
-"""How a training scene is changed: flip, scale and crop of all modalities alike, colours and blur of RGB alone."""
+"""How a training scene is changed: flip, scale and crop of all modalities alike, colours of RGB, blur of some."""
 
 # Axes: y x an image as stored, S the model's square.
 
@@ -23,7 +23,9 @@ class Augmentation(BaseModel):
     Source: the training transforms of DELIVER's loader, which MemorySAM uses.
 
     Attributes:
-        flip, jitter, blur: probabilities of a mirror image, of changed RGB colours, of a 3 x 3 Gaussian on RGB.
+        flip, jitter, blur: probabilities of a mirror image, of changed RGB colours, of a Gaussian blur.
+        blurred: modalities that blur together.
+        blur_sigma: range of the Gaussian's deviation in pixels; None for a kernel of 3 x 3.
         scale: range of the short side over the square's; what sticks out is cropped at random, what lacks is black
             and unlabelled. None fits the whole scene into the square.
         jitter_range: of the factors of brightness, contrast and saturation.
@@ -35,6 +37,8 @@ class Augmentation(BaseModel):
     flip: float = Field(default=0.5, ge=0, le=1)
     jitter: float = Field(default=0.2, ge=0, le=1)
     blur: float = Field(default=0.2, ge=0, le=1)
+    blurred: tuple[str, ...] = (RGB,)
+    blur_sigma: tuple[float, float] | None = None
     scale: tuple[float, float] | None = (0.5, 2.0)
     jitter_range: tuple[float, float] = (0.5, 1.5)
     antialias: bool = True
@@ -58,6 +62,7 @@ def augmented(
     factors = generator.uniform(*augmentation.jitter_range, size=3)
     ratio = generator.uniform(*(augmentation.scale or (1.0, 1.0)))
     corner = generator.random(2)
+    sigma = generator.uniform(*augmentation.blur_sigma) if augmentation.blur_sigma else None
     size = fitted_size(height, width, image_size=image_size, fit="letterbox")
     if augmentation.scale is not None:
         factor = ratio * image_size / min(height, width)
@@ -69,7 +74,8 @@ def augmented(
     for name, image in images.items():
         if name == RGB and image.dtype == np.uint8:
             image = _changed_colours(image, factors if chances[1] < augmentation.jitter else None)
-            image = cv2.GaussianBlur(image, (3, 3), 0) if chances[2] < augmentation.blur else image
+        if name in augmentation.blurred and chances[2] < augmentation.blur:
+            image = _blurred(image, sigma)
         mirrored = np.fliplr(image) if is_flipped else image
         changed[name] = resize_image(mirrored, size, antialias=augmentation.antialias)[crop].copy()
     labels_yx = np.fliplr(labels_yx) if is_flipped else labels_yx
@@ -86,6 +92,13 @@ def _changed_colours(image: ModalityImage, factors: NDArray[np.float64] | None) 
         picture = enhance(picture).enhance(float(factor))
     changed: Image = np.asarray(picture)
     return changed
+
+
+def _blurred(image: ModalityImage, sigma: float | None) -> ModalityImage:
+    # OpenCV takes the kernel's size from the deviation, or the deviation from the size; both 0 is refused.
+    size, deviation = ((3, 3), 0.0) if sigma is None else ((0, 0), max(sigma, 1e-6))
+    blurred: ModalityImage = cv2.GaussianBlur(image, size, deviation)
+    return blurred
 
 
 def _nearest(labels_yx: Labels, size: tuple[int, int]) -> Labels:

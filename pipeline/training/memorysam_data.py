@@ -15,7 +15,7 @@ from pipeline.models.memorysam_input import to_square
 from pipeline.training.clips import item_at
 from pipeline.training.memorysam_augment import Augmentation, augmented
 from pipeline.training.memorysam_losses import IGNORED_LABEL
-from pipeline.training.memorysam_sources import Labels, MultimodalSample, MultimodalSource
+from pipeline.training.memorysam_scenes import Labels, MultimodalSample, MultimodalSource
 
 _DRAW_STREAM, _KEEP_STREAM = 7, 8
 

@@ -30,7 +30,7 @@ from pipeline.training.initial_weights import read_weights
 from pipeline.training.loop import TrainingResult, train
 from pipeline.training.memorysam import MemorySamLearner
 from pipeline.training.memorysam_recipes import MemorySamTraining
-from pipeline.training.memorysam_sources import open_source
+from pipeline.training.memorysam_sources import ARCHITECTURES, kind_of, open_source
 from pipeline.training.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,7 @@ class MultimodalTraining(BaseModel):
         data: see `open_source`.
         output: store URI or folder for checkpoints, logs and the model.
         resume: go on from the latest checkpoint there, if there is one.
-        architecture: name of an architecture; None takes that of `init`, or "tiny-multimodal" for streets and
-            "memorysam-base" for the rest.
+        architecture: name of an architecture; None takes that of `init`, or the one with the data's classes.
         image_size: side of the model's square; None for the architecture's.
         init: MemorySAM weights to begin with: a registry name, path or URI.
         sam2: SAM 2.0 weights to begin with, where there is no `init`.
@@ -134,8 +133,8 @@ def _initial_network(settings: MultimodalTraining) -> MemorySamNetwork:
         if settings.architecture is not None and named_architecture(settings.architecture) != architecture:
             raise ConfigError(f"architecture {settings.architecture!r} is not that of init. Leave it out.")
         return load_memorysam(tensors, _sized(architecture, settings.image_size))
-    default = "tiny-multimodal" if settings.data.startswith("streets") else "memorysam-base"
-    architecture = _sized(named_architecture(settings.architecture or default), settings.image_size)
+    named = settings.architecture or ARCHITECTURES[kind_of(settings.data)]
+    architecture = _sized(named_architecture(named), settings.image_size)
     if settings.sam2 is not None:
         return memorysam_from_sam2(_read(settings.sam2, settings)[1], architecture, seed=seed)
     if settings.memorysam.trained != "all":
@@ -204,6 +203,6 @@ def _write_card(
         "checkpoint": checkpoint,
         "kind": "memorysam",
         "architecture": architecture.model_dump(mode="json"),
-        "trained_on": settings.data.partition(":")[0],
+        "trained_on": kind_of(settings.data),
     }
     store.write_whole(f"{folder}/{SIDECAR}", json.dumps(card, indent=1).encode())

@@ -67,11 +67,11 @@ class Difference:
     high: float
 
 
-def draw_scenes(slice_name: str, num_scenes: int) -> list[Scene]:
+def draw_scenes(slice_name: str, num_scenes: int, *, seed: int = SEED) -> list[Scene]:
     """The first frames of the slice's first streets of the split "test"."""
     changes = {"name": f"bench_{slice_name}", "num_frames": 1, "modalities": MODALITIES[1:], **SLICES[slice_name]}
     config = street_config("street_modal").derive(**changes)
-    frames = (sample_street(config, SEED, "test", index).frames[0] for index in range(num_scenes))
+    frames = (sample_street(config, seed, "test", index).frames[0] for index in range(num_scenes))
     return [Scene(images={RGB: frame.rgb, **frame.modalities}, truth=frame.labels) for frame in frames]
 
 

@@ -6,7 +6,7 @@ import pytest
 from pipeline.evaluate.modality_subsets import subset_runs
 from pipeline.synth.street_world import STREET_CLASSES
 from pipeline.ticks import RGB
-from tests.bench.multimodal_report import judge
+from tests.bench.multimodal_report import ON_RGB, WITHOUT_MEMORY, judge
 from tests.bench.multimodal_runs import MODALITIES, Scene, confusions, difference, draw_scenes, scene_tick, score
 
 
@@ -52,4 +52,7 @@ def test_a_goal_is_missed_held_or_not_run() -> None:
         "variants": {},
         "checks": {"bf16_equals_fp32": 0.9951, "batch_equals_alone": 0.999999},
     }
-    assert [goal["holds"] for goal in judge(report)] == [False, True, None, True, False]
+    assert [goal["holds"] for goal in judge(report)] == [False, True, None, None, None, True, False]
+    apart = {name: {"model_less_this": {"points": points}} for name, points in {**gains, "mixed": -0.1}.items()}
+    report["variants"] = {ON_RGB: apart, WITHOUT_MEMORY: apart}
+    assert [goal["holds"] for goal in judge(report)] == [False, True, False, True, False, True, False]

@@ -10,7 +10,7 @@ from pipeline.ticks import Image
 from pipeline.training.loop import LoopConfig
 from pipeline.training.memorysam_augment import Augmentation
 from pipeline.training.memorysam_recipes import MemorySamTraining
-from pipeline.training.memorysam_sources import MultimodalSample
+from pipeline.training.memorysam_scenes import MultimodalSample
 
 NUM_CLASSES = 4
 PLAIN = Augmentation(flip=0.0, jitter=0.0, blur=0.0, scale=None)

@@ -1,4 +1,4 @@
-"""Training scenes: DELIVER as its loader reads it, augmentation that keeps labels on pixels, dropped modalities."""
+"""Training scenes: DELIVER and MCubeS as their loaders read them, augmentation with labels, dropped modalities."""
 
 from pathlib import Path
 
@@ -7,10 +7,17 @@ import pytest
 import torch
 from PIL import Image as PilImage
 
-from pipeline.errors import ConfigError, DecodeError
+from pipeline.decode.bundle import open_bundle
+from pipeline.decode.bundle_inputs import Bundle, open_bundle_inputs
+from pipeline.decode.bundle_options import BundleOptions
+from pipeline.decode.options import DecodeOptions
+from pipeline.errors import ConfigError, DecodeError, ManifestError
+from pipeline.io.importers.registry import import_scenes
 from pipeline.training.memorysam_augment import Augmentation, augmented
 from pipeline.training.memorysam_data import SceneReader, kept_modalities
-from pipeline.training.memorysam_sources import DeliverFolder, open_source
+from pipeline.training.memorysam_folders import DeliverFolder, McubesFolder
+from pipeline.training.memorysam_sources import open_source
+from tests.training.small_mcubes import write_mcubes
 from tests.training.small_memorysam import PLAIN, Quarters
 
 HEIGHT, WIDTH = 12, 20
@@ -81,6 +88,84 @@ def test_streets_are_drawn_with_the_modalities_asked_for() -> None:
     assert sample.labels.max() <= 9
     with pytest.raises(ConfigError, match="modalities"):
         source.draw(5, ("thermal",))
+
+
+@pytest.fixture
+def mcubes(tmp_path: Path) -> Path:
+    """Two scenes to train on and one to score, 300 columns wide; of the first one infrared has 16 bits."""
+    write_mcubes(tmp_path / "MCubeS", train=("in_2", "in_1"), test=("out_1",))
+    return tmp_path / "MCubeS"
+
+
+def test_mcubes_is_read_as_its_loader_reads_it(mcubes: Path) -> None:
+    source = McubesFolder(mcubes, split="train", num_classes=20)
+    assert source.num_items == 2
+    sample = source.draw(0, ("nir", "rgb", "aolp", "dolp"))
+    assert (sample.sample_id, list(sample.images)) == ("mcubes:in_2", ["nir", "rgb", "aolp", "dolp"])
+    arrays = {part: np.load(mcubes / f"polL_{part}/in_2.npy")[:, 192:] for part in ("aolp_sin", "aolp_cos", "dolp")}
+    expected = [arrays[part] for part in ("aolp_sin", "aolp_cos", "aolp_sin")]
+    np.testing.assert_array_equal(sample.images["aolp"], np.stack(expected, axis=-1))
+    np.testing.assert_array_equal(sample.images["dolp"], np.stack([arrays["dolp"]] * 3, axis=-1))
+    infrared, colour, labels = (
+        np.asarray(PilImage.open(mcubes / folder / "in_2.png"))[:, 192:]
+        for folder in ("NIR_warped", "polL_color", "GT")
+    )
+    np.testing.assert_allclose(sample.images["nir"], np.stack([infrared / 65535] * 3, axis=-1), atol=1e-7)
+    np.testing.assert_array_equal(sample.images["rgb"], colour)
+    np.testing.assert_array_equal(sample.labels, labels)
+    assert {0, 19, 255} <= set(np.unique(sample.labels).tolist()), "ids as stored, none shifted"
+    assert McubesFolder(mcubes, split="val", num_classes=20).num_items == 1
+
+
+@pytest.mark.parametrize("item", [0, 1])
+def test_mcubes_is_trained_on_what_the_corpus_job_reads(mcubes: Path, item: int) -> None:
+    sample = open_source(f"mcubes:{mcubes}", seed=0, num_classes=20).draw(item, ("rgb", "aolp", "dolp", "nir"))
+    row = import_scenes("mcubes", str(mcubes), split="train").rows[item]
+    parts = {name: tuple(uri.split("|")) for name, uri in row["modalities"].items()}
+    order, crop = tuple(row["modality_order"]), tuple(row["crop"])
+    bundle = Bundle(video_uri=row["video_uri"], modalities=parts, order=order, crop=crop)
+    options = BundleOptions()
+    with (
+        open_bundle_inputs(bundle, options, scratch_dir=str(mcubes), max_scratch_bytes=10**9) as inputs,
+        open_bundle(bundle, inputs, options, DecodeOptions()) as ticks,
+    ):
+        (tick,) = ticks
+    assert list(tick.images) == list(sample.images)
+    for name, image in tick.images.items():
+        np.testing.assert_array_equal(image, sample.images[name])
+
+
+def test_an_mcubes_that_is_not_whole_is_refused(mcubes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no such list"):
+        open_source(f"mcubes:{tmp_path}", seed=0, num_classes=20)
+    with pytest.raises(ConfigError, match="no folder is named"):
+        open_source("mcubes", seed=0, num_classes=20)
+    source = open_source(f"mcubes:{mcubes}", seed=0, num_classes=20)
+    with pytest.raises(ConfigError, match="MCubeS has rgb, aolp, dolp, nir"):
+        source.draw(0, ("depth",))
+    with pytest.raises(DecodeError, match="stored as 19"):
+        open_source(f"mcubes:{mcubes}", seed=0, num_classes=19).draw(0, ("rgb",))
+    np.save(mcubes / "polL_dolp/in_2.npy", np.full((40, 300), np.nan, np.float32))
+    with pytest.raises(DecodeError, match="of the values are NaN"):
+        source.draw(0, ("dolp",))
+    np.save(mcubes / "polL_dolp/in_2.npy", np.zeros((40, 280), np.float32))
+    with pytest.raises(DecodeError, match="one size"):
+        source.draw(0, ("dolp",))
+    (mcubes / "list_folder/train.txt").write_text("\n")
+    with pytest.raises(ConfigError, match="names no scene"):
+        open_source(f"mcubes:{mcubes}", seed=0, num_classes=20)
+
+
+def test_blur_takes_the_modalities_it_is_for() -> None:
+    names = ("rgb", "nir", "dolp")
+    sample = Quarters().draw(0, names)
+    options = Augmentation(flip=0.0, jitter=0.0, blur=1.0, scale=None, blurred=("rgb", "nir"), blur_sigma=(0.8, 0.9))
+    images, _ = augmented(sample.images, sample.labels, options, np.random.default_rng(0), image_size=64)
+    np.testing.assert_array_equal(images["dolp"], sample.images["dolp"])
+    for name in ("rgb", "nir"):
+        before, after = (part[name].astype(float) for part in (sample.images, images))
+        assert after.mean() == pytest.approx(before.mean(), abs=1.0)
+        assert np.abs(np.diff(after, axis=1)).mean() < 0.7 * np.abs(np.diff(before, axis=1)).mean()
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -13,12 +13,14 @@ from pipeline.cluster.train import main
 from pipeline.engine.load_model import build_segmenter, load_model
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.io.weights import resolve_model
+from pipeline.models.memorysam_architecture import named_architecture
 from pipeline.segmenter import work_off
 from pipeline.ticks import Tick
-from pipeline.training.memorysam_recipes import deliver, streets
-from pipeline.training.memorysam_sources import open_source
+from pipeline.training.memorysam_recipes import PRESETS, deliver, mcubes, streets
+from pipeline.training.memorysam_sources import ARCHITECTURES, open_source
 from pipeline.training.multimodal import build_learner, train_multimodal
 from pipeline.training.workers import Workers
+from tests.training.small_mcubes import write_mcubes
 
 FLAGS = [
     *("--device", "cpu", "--num-threads", "0", "--torch-threads", "1", "--image-size", "64"),
@@ -36,6 +38,7 @@ def test_the_recipe_of_the_data_is_the_default_of_every_option() -> None:
     assert read_job(["--output", "o", "--data", "deliver:/d"]).memorysam == deliver()
     changed = read_job(["--output", "o", "--data", "deliver:/d", "--memorysam.spmm", "masked"]).memorysam
     assert changed == deliver().model_copy(update={"spmm": "masked"})
+    assert read_job(["--output", "o", "--data", "mcubes:/d"]).memorysam == mcubes()
     with pytest.raises(ConfigError, match="no recipe belongs to it"):
         read_job(["--output", "o", "--data", "nyu:/d"])
 
@@ -71,6 +74,30 @@ def test_a_cut_run_resumes_to_the_same_weights(trained: Path, tmp_path: Path) ->
     assert job(tmp_path, "--resume").run() == 0
     whole, cut = (torch.load(path / "model" / "model.pt", weights_only=True)["model"] for path in (trained, tmp_path))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_epochs_over_mcubes_leave_a_model(tmp_path: Path) -> None:
+    write_mcubes(tmp_path / "data", train=("a", "b"), test=("c",), num_classes=10)
+    flags = ("--architecture", "tiny-multimodal", "--memorysam.trained", "all", "--memorysam.epochs", "1")
+    sensors = ("--memorysam.modalities", "rgb", "aolp", "dolp", "nir")
+    assert job(tmp_path / "out", "--data", f"mcubes:{tmp_path / 'data'}", *flags, *sensors).run() == 0
+    assert (tmp_path / "out/checkpoints/step-000000002.pt").is_file(), "an epoch of two scenes"
+    assert json.loads((tmp_path / "out/model/model.json").read_text())["trained_on"] == "mcubes"
+
+
+def test_each_kind_of_data_brings_the_architecture_of_its_classes() -> None:
+    for kind, recipe in PRESETS.items():
+        architecture = named_architecture(ARCHITECTURES[kind])
+        assert (
+            set(recipe().modalities)
+            == {
+                "streets": {"rgb", "hha", "event", "lidar"},
+                "deliver": {"rgb", "hha", "event", "lidar"},
+                "mcubes": {"rgb", "aolp", "dolp", "nir"},
+            }[kind]
+        )
+        assert architecture.num_classes == {"streets": 10, "deliver": 25, "mcubes": 20}[kind]
+    assert PRESETS.keys() == ARCHITECTURES.keys()
 
 
 def test_a_finished_training_writes_its_model_again_in_half_precision(trained: Path, tmp_path: Path) -> None:
