@@ -46,7 +46,7 @@ demo: venv
 	$(BIN)/masklake demo
 
 test: venv
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 parity: venv
 	$(BIN)/python -m tests.parity sam2

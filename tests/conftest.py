@@ -4,10 +4,14 @@ import logging
 import os
 import random
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray gives its workers a niceness of 15: beside anything else on the machine their tests would wait for minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import numpy as np
 import pytest
@@ -15,18 +19,42 @@ import torch
 
 torch.set_num_threads(1)
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+TESTS = Path(__file__).resolve().parent
+SHARED = TESTS.parents[1] / "shared"
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For the two processes of `make test`: a file's tests stay together, and so do all that start Ray.
+    """Tests that start Ray come first: they take minutes, and begun last they would leave the other process idle."""
+    items.sort(key=lambda item: item.get_closest_marker("cluster") is None)
 
-    First of all hooks of this name: pytest-xdist reads the groups in its own.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For the two processes of `make test` (--dist loadscope): a file's tests in one, and all that start Ray in one.
+
+    Not by marks and --dist loadgroup: pytest-xdist 3.8 writes the group into a test's id, which pytest 9.2 makes anew,
+    so that every test is dealt out by itself and each process sets up the fixtures of the same files.
     """
-    for item in items:
-        group = "ray" if item.get_closest_marker("cluster") else item.path.as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FilesAndRayTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return scope_of(nodeid)
+
+    return FilesAndRayTogether(config, log)
+
+
+def scope_of(nodeid: str) -> str:
+    """What one process runs as a whole: the test's file, or "ray" for all files marked as using it."""
+    file = nodeid.partition("::")[0]
+    return "ray" if _uses_ray(file) else file
+
+
+@cache
+def _uses_ray(file: str) -> bool:
+    return "pytest.mark.cluster" in (TESTS.parent / file).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

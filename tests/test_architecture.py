@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import scope_of
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("schemas", "pipeline", "jobs", "tests")
 MAX_LINES = 400
@@ -54,6 +56,30 @@ def test_reading_tables_imports_neither_torch_nor_ray(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'ray', 'sam2', 'transformers'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_transformers_is_imported_where_it_is_used_and_never_with_a_module() -> None:
+    """Importing it takes as long as all the rest of a worker, and most workers have no use for it."""
+    early = [
+        f"{name_of(path)}:{node.lineno}"
+        for path in PRODUCT
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom) and "transformers" in _packages_of(node)
+    ]
+    assert early == []
+
+
+def _packages_of(node: ast.Import | ast.ImportFrom) -> set[str]:
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+    return {name.partition(".")[0] for name in names}
+
+
+def test_two_processes_share_no_file_and_one_of_them_runs_all_of_ray(request: pytest.FixtureRequest) -> None:
+    for item in request.session.items:
+        file = item.nodeid.partition("::")[0]
+        wanted = "ray" if item.get_closest_marker("cluster") else file
+        assert scope_of(item.nodeid) == wanted, f"{item.nodeid}: mark the whole file with `cluster`, or nothing of it"
+    assert "--dist loadscope" in (ROOT / "Makefile").read_text()
 
 
 def test_no_tracked_file_is_named_after_a_drawer() -> None:

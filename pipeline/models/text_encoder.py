@@ -2,12 +2,15 @@
 
 # Axes: B expressions, L tokens, D text width.
 
-from typing import Literal, Protocol, Self, cast
+from typing import TYPE_CHECKING, Literal, Protocol, Self, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, RobertaConfig, RobertaModel
+
+# transformers is imported where an encoder is built: with all that it loads it takes as long as the rest of a worker.
+if TYPE_CHECKING:
+    from transformers import CLIPTextConfig, RobertaConfig
 
 PAD_ID = 1
 """RoBERTa's padding id; positions count on from it. The closed vocabulary uses the same."""
@@ -91,6 +94,8 @@ class RobertaTextEncoder(nn.Module):
     """
 
     def __init__(self, config: TextEncoderConfig) -> None:
+        from transformers import RobertaModel
+
         super().__init__()
         self.config = config
         self.roberta = RobertaModel(_roberta_config(config), add_pooling_layer=False)
@@ -126,6 +131,8 @@ class ClipTextEncoder(nn.Module):
     """
 
     def __init__(self, config: TextEncoderConfig) -> None:
+        from transformers import CLIPTextModel
+
         super().__init__()
         self.config = config
         self.clip = CLIPTextModel(_clip_config(config))
@@ -157,7 +164,9 @@ class ClipTextEncoder(nn.Module):
         return finished_BLD[rows_B, end_B]
 
 
-def _roberta_config(config: TextEncoderConfig) -> RobertaConfig:
+def _roberta_config(config: TextEncoderConfig) -> "RobertaConfig":
+    from transformers import RobertaConfig
+
     return RobertaConfig(
         vocab_size=config.vocabulary_size,
         hidden_size=config.width,
@@ -175,7 +184,9 @@ def _roberta_config(config: TextEncoderConfig) -> RobertaConfig:
     )
 
 
-def _clip_config(config: TextEncoderConfig) -> CLIPTextConfig:
+def _clip_config(config: TextEncoderConfig) -> "CLIPTextConfig":
+    from transformers import CLIPTextConfig
+
     return CLIPTextConfig(
         vocab_size=config.vocabulary_size,
         hidden_size=config.width,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from tokenizers import Tokenizer as BackendTokenizer
-from transformers import CLIPTokenizerFast, RobertaTokenizerFast
 
 from pipeline.errors import PromptError, WeightsError
 from pipeline.models.closed_vocabulary import SPECIAL_TOKENS
@@ -18,7 +17,8 @@ logger = logging.getLogger(__name__)
 TokenizerKind = Literal["roberta", "clip", "closed"]
 
 _ORIGINS = {"roberta": "FacebookAI/roberta-base", "clip": "openai/clip-vit-base-patch32"}
-_BYTE_PAIR_CLASSES = {"roberta": RobertaTokenizerFast, "clip": CLIPTokenizerFast}
+_BYTE_PAIR_CLASSES = {"roberta": "RobertaTokenizerFast", "clip": "CLIPTokenizerFast"}
+"""Of transformers, which is imported where one is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,9 @@ def _read_backend(folder: str | None, kind: Literal["roberta", "clip"]) -> Backe
     if (directory / "tokenizer.json").is_file():
         return BackendTokenizer.from_file(str(directory / "tokenizer.json"))
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-        byte_pair = _BYTE_PAIR_CLASSES[kind].from_pretrained(folder, local_files_only=True)
+        import transformers
+
+        byte_pair = getattr(transformers, _BYTE_PAIR_CLASSES[kind]).from_pretrained(folder, local_files_only=True)
         return cast(BackendTokenizer, byte_pair.backend_tokenizer)
     found = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else "no such folder"
     raise WeightsError(f"tokenizer_dir {folder}: expected {wanted}; found {found}. {advice}")

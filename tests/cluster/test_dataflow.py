@@ -27,16 +27,9 @@ POOL = PoolSize(num_actors=1, calls_per_actor=3, cpus_per_actor=0.5, gpus_per_ac
 
 
 @pytest.fixture(scope="module")
-def session(monkeypatch_module: pytest.MonkeyPatch) -> Iterator[PoolSize]:
-    monkeypatch_module.delenv("RAY_ADDRESS", raising=False)
+def session(ray_of_our_own: None) -> Iterator[PoolSize]:
     with ray_session(POOL, device="cpu") as pool:
         yield pool
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,8 @@
 """Ray Train: two workers take the very step that one takes with the whole batch, and errors come home."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from ray.train import WorkerGroupError
 
@@ -37,21 +34,6 @@ FLAGS = [
     ),
     *("--samwise.loop.num-steps", "1", "--samwise.loop.clip-norm", "1000000"),
 ]
-
-
-@pytest.fixture(scope="module")
-def ray_of_our_own() -> Iterator[None]:
-    """One session for all tests of this file."""
-    os.environ.pop("RAY_ADDRESS", None)
-    ray.init(
-        address="local",
-        num_cpus=3,
-        include_dashboard=False,
-        object_store_memory=100 * 1024 * 1024,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
 
 
 def job(output: Path, *flags: str) -> TrainRefer:

@@ -30,9 +30,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(clips, folder)
 
 
-def start_run(manifest: Path, lake: Path) -> subprocess.Popen[bytes]:
+def start_run(manifest: Path, lake: Path, *, num_actors: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "jobs/refer_corpus.py", "--manifest", str(manifest), "--output", str(lake)]
-    command += ["--num-actors", "2", "--videos-per-actor", "2", "--cpus-per-actor", "0.5"]
+    command += ["--num-actors", str(num_actors), "--videos-per-actor", "2", "--cpus-per-actor", "0.5"]
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"})
 
 
@@ -62,9 +62,9 @@ def until(condition: object, driver: subprocess.Popen[bytes], seconds: float = 2
 
 @pytest.fixture(scope="module")
 def lake(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake whose run lost three workers and its driver, and was then run to the end."""
+    """A lake whose run lost three workers and its driver, and was then run to the end by another number of them."""
     lake = tmp_path_factory.mktemp("lake") / "killed"
-    driver = start_run(manifest, lake)
+    driver = start_run(manifest, lake, num_actors=2)
     try:
         killed: set[int] = set()
         for kills in range(3):
@@ -79,7 +79,7 @@ def lake(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         driver.kill()
         driver.wait(30)
-    again = start_run(manifest, lake)
+    again = start_run(manifest, lake, num_actors=1)
     assert again.wait(180) == 0
     return lake
 
