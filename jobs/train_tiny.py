@@ -12,7 +12,15 @@ from pipeline.cluster.train import TrainJob, main, parse_train_job, run_workers
 from pipeline.errors import ConfigError
 from pipeline.training.checkpoints import has_checkpoint
 from pipeline.training.tiny import STAGES, StageName, TinyTraining, stage_store, train_tiny
-from pipeline.training.tiny_recipes import CmeStage, MemoryStage, ReferStage, ripening, sharpening
+from pipeline.training.tiny_recipes import (
+    CmeStage,
+    MemoryStage,
+    ReferStage,
+    TrackStage,
+    detailing,
+    ripening,
+    sharpening,
+)
 
 
 class TrainTiny(TrainJob):
@@ -28,6 +36,10 @@ class TrainTiny(TrainJob):
     """The same again, with more sentences that have no referent."""
     sharpen: ReferStage = sharpening()
     """Look-alikes that differ in what they are."""
+    detail: ReferStage = detailing()
+    """The detail stem, with every kind of look-alike."""
+    track: TrackStage = TrackStage()
+    """How to read a memory."""
     memory: MemoryStage = MemoryStage()
     """Memory, and prompts by points, boxes and masks."""
     cme: CmeStage = CmeStage()

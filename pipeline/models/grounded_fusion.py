@@ -4,6 +4,7 @@
 # width, K fusion width, E decoder width, C1 C2 C3 channels of Hiera stages at strides 4, 8, 16; h w the tensor's grid.
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -96,11 +97,14 @@ class GroundedFusion(nn.Module):
         return fine_FChw + self.motion_to_fine(motion), cast(Tensor, self.motion_down(motion))
 
     def relate(
-        self, fine_FChw: Tensor, middle_FChw: Tensor, motion_FKhw: Tensor | None, *, num_frames: int
+        self, fine_FChw: Tensor, middle_FChw: Tensor, seen_FKhw: Sequence[Tensor], *, num_frames: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Stage 1's map, stage 2's with the grounding map added, and the grounding map of whole clips."""
-        x = self.middle_down(middle_FChw) + self.fine_down(fine_FChw)
-        x = self.norm_8(x if motion_FKhw is None else x + motion_FKhw)
+        """Stage 1's map, stage 2's with the grounding map added, and the grounding map of whole clips.
+
+        Args:
+            seen_FKhw: what the stems saw.
+        """
+        x = self.norm_8(sum(seen_FKhw, self.middle_down(middle_FChw) + self.fine_down(fine_FChw)))
         coarse = self.down_16(x if self.hsa_8 is None else (x := self.hsa_8(x, num_frames=num_frames)))
         if self.hsa_16 is not None:
             clips = coarse.view(-1, num_frames, *coarse.shape[1:])

@@ -34,6 +34,7 @@ class SamwiseArchitecture(BaseModel):
         vocabulary: words of the closed tokenizer, in order of their ids.
         fusion: how text and vision meet: SAMWISE's "adapters", or "grounded", the small models' own way.
         motion_stem: "grounded" only: cost volumes between neighbouring frames are read.
+        detail_stem: "grounded" only: convolutions beside the encoder see textures and edges.
         adapter_width, adapter_heads: of the three adapters.
         block_sides: side of the blocks that attend across frames, after Hiera stages 2, 3, 4.
         text_fusion_layers: text layers after which the adapters sit; may repeat, may not fall.
@@ -54,6 +55,7 @@ class SamwiseArchitecture(BaseModel):
     vocabulary: tuple[str, ...] = ()
     fusion: Literal["adapters", "grounded"] = "adapters"
     motion_stem: bool = False
+    detail_stem: bool = False
     adapter_width: int = Field(default=256, ge=1)
     adapter_heads: int = Field(default=8, ge=1)
     block_sides: tuple[int, int, int] = (8, 4, 2)
@@ -87,7 +89,8 @@ class SamwiseArchitecture(BaseModel):
             f"short_side_px {self.short_side_px} must not exceed image_size {self.sam2.image_size}": (
                 self.short_side_px <= self.sam2.image_size
             ),
-            "a motion_stem belongs to fusion 'grounded'": self.fusion == "grounded" or not self.motion_stem,
+            "motion_stem and detail_stem belong to fusion 'grounded'": self.fusion == "grounded"
+            or not (self.motion_stem or self.detail_stem),
             "a closed tokenizer needs a vocabulary, and only that one": (
                 (self.tokenizer == "closed") == bool(self.vocabulary)
             ),

@@ -40,6 +40,7 @@ _PREFIXES = {
     "adapters.": "cmt_adapters.",
     "grounding.": "grounding.",
     "cme.": "conditional_memory_encoder.",
+    "detail.": "detail_stem.",
     "project_text.": f"{PROMPT_PREFIX}project_text.",
     "project_motion.": f"{PROMPT_PREFIX}project_motion_prompts.",
     "text_encoder.clip.": CLIP_PREFIX,
@@ -141,6 +142,7 @@ def _is_left_out(key: str, architecture: SamwiseArchitecture) -> bool:
     return (
         (not architecture.hsa and key.startswith("grounding.hsa_"))
         or (not architecture.motion_stem and key.startswith(_STEM_PARTS))
+        or (not architecture.detail_stem and key.startswith("detail_stem."))
         or (not architecture.hsa and key.startswith("cmt_adapters.") and any(part in key for part in hsa_parts))
         or (not architecture.cme and key.startswith("conditional_memory_encoder."))
         or (not architecture.motion_prompt and key.startswith(f"{PROMPT_PREFIX}project_motion_prompts."))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.models.conditional_memory import ConditionalMemoryEncoder
 from pipeline.models.cross_modal_adapter import CrossModalAdapter
+from pipeline.models.detail_stem import DetailStem
 from pipeline.models.grounded_fusion import Evidence, GroundedFusion
 from pipeline.models.image_encoding import ImageFeatures, StageState
 from pipeline.models.mask_decoding import MaskOutput
@@ -52,6 +53,7 @@ class SamwiseNetwork(nn.Module):
         grounding: grounded fusion, which takes the adapters' place; else None.
         project_text, project_motion: sentence and motion vectors to decoder prompts; the latter may be None.
         cme: the conditional memory encoder, or None.
+        detail: the detail stem, or None.
     """
 
     def __init__(self, architecture: SamwiseArchitecture) -> None:
@@ -68,6 +70,10 @@ class SamwiseNetwork(nn.Module):
         self.cme: ConditionalMemoryEncoder | None = None
         if architecture.cme:
             self.cme = ConditionalMemoryEncoder(sam2.d_model, feedforward_width=architecture.cme_feedforward_width)
+        self.detail: DetailStem | None = None
+        if architecture.detail_stem:
+            # Last, so that without it the same seed draws the same weights for all else.
+            self.detail = DetailStem(fine_width=sam2.channels[0], width=architecture.adapter_width)
 
     @property
     def memory_policy(self) -> LastFrames:
@@ -84,13 +90,16 @@ class SamwiseNetwork(nn.Module):
         """What is the same for every expression of a video and needs no other frame.
 
         With adapters patch embedding and Hiera stages 1 and 2; grounded fusion takes the motion stem's description
-        of each frame and stage 1.
+        of each frame, the detail stem's map at stride 8, and stage 1.
         """
         if self.grounding is None:
             return self.core.begin_stages(images_F3HW, num_stages=FIRST_FUSED_STAGE)
         (fine,) = self.core.begin_stages(images_F3HW, num_stages=1).maps
         described = () if self.grounding.stem is None else (self.grounding.stem.describe(images_F3HW),)
-        return StageState(maps=(*described, fine))
+        if self.detail is None:
+            return StageState(maps=(*described, fine))
+        to_fine, detail_FKhw = self.detail(images_F3HW)
+        return StageState(maps=(*described, detail_FKhw, fine + to_fine))
 
     def relate(self, prefix: StageState, *, num_frames: int) -> StageState:
         """Whole clips before any text, shared by their expressions.
@@ -102,7 +111,8 @@ class SamwiseNetwork(nn.Module):
             return prefix
         fine, motion = self.grounding.see_motion(prefix.maps[0], prefix.maps[-1], num_frames=num_frames)
         _, middle = self.core.next_stage(StageState(maps=(fine,))).maps
-        return StageState(maps=self.grounding.relate(fine, middle, motion, num_frames=num_frames))
+        seen = [part for part in (motion, None if self.detail is None else prefix.maps[-2]) if part is not None]
+        return StageState(maps=self.grounding.relate(fine, middle, seen, num_frames=num_frames))
 
     def fuse(
         self,

@@ -71,9 +71,8 @@ def grounded_samwise(sam2: Sam2Config, *, words: tuple[str, ...] = WORDS) -> Sam
     """The same with grounded fusion and a motion prompt, which need little training to tell motions apart."""
     values = closed_samwise(sam2, words=words).model_dump()
     side = min(8, sam2.grid)
-    return SamwiseArchitecture.model_validate(
-        {**values, "fusion": "grounded", "motion_stem": True, "motion_prompt": True, "block_sides": (side, side, 1)}
-    )
+    own = {"fusion": "grounded", "motion_stem": True, "detail_stem": True, "motion_prompt": True}
+    return SamwiseArchitecture.model_validate({**values, **own, "block_sides": (side, side, 1)})
 
 
 _TINY = grounded_samwise(

@@ -126,8 +126,12 @@ class ReferLearner(GroundedLearner):
     """Short clips, three expressions each; no memory."""
 
     def __init__(self, network: SamwiseNetwork, stage: ReferStage, *, num_threads: int = 0) -> None:
-        super().__init__(network, seed=stage.loop.seed, num_threads=num_threads)
         self._stage = stage
+        super().__init__(network, seed=stage.loop.seed, num_threads=num_threads)
+
+    def is_trained(self, name: str) -> bool:
+        """All but the memory encoder's head, and the detail stem before its stage."""
+        return super().is_trained(name) and (self._stage.trains_detail or not name.startswith("network.detail."))
 
     def losses(self, positions: Sequence[int]) -> BatchLosses:
         """Draw the clips at these positions, segment every frame of every expression by itself."""

@@ -4,7 +4,7 @@
 # H W image, h w the stride-8 grid.
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,19 @@ class GroundedBatch:
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sample_ids"}
         moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
         return GroundedBatch(**moved, sample_ids=self.sample_ids)
+
+    def window(self, start: int, num_frames: int) -> "GroundedBatch":
+        """The same clips, `num_frames` frames of them from `start` on."""
+        frames = slice(start, start + num_frames)
+        images = self.images_F3HW.view(self.num_clips, self.num_frames, *self.images_F3HW.shape[1:])
+        return replace(
+            self,
+            images_F3HW=images[:, frames].flatten(0, 1),
+            targets_BTHW=self.targets_BTHW[:, frames],
+            objects_CTHW=self.objects_CTHW[:, frames],
+            cells_CThw=self.cells_CThw[:, frames],
+            velocities_CTN2=self.velocities_CTN2[:, frames],
+        )
 
 
 def grounded_batch(clips: Sequence[Clip], tokenizer: Tokenizer) -> GroundedBatch:

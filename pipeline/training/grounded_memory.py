@@ -15,17 +15,59 @@ from pipeline.models.text_free_core import TextFreeCore
 from pipeline.synth.config import ClipConfig
 from pipeline.training.gradients import BatchLosses, RatioLoss
 from pipeline.training.grounded import GroundedLearner, fuse_batch
+from pipeline.training.grounded_clips import GroundedBatch
 from pipeline.training.grounded_losses import expression_loss, foreground_loss, word_loss
+from pipeline.training.loop import LoopConfig
 from pipeline.training.losses import CME_CLASS_WEIGHTS
 from pipeline.training.mask_losses import row_losses, row_metrics
+from pipeline.training.prompt_attention import compare_places
 from pipeline.training.rollout import CmeRows, choose_objects, question_through, refer_through, track_through
-from pipeline.training.tiny_recipes import CmeStage, MemoryStage
+from pipeline.training.tiny_recipes import CmeStage, MemoryStage, TrackPhase, TrackStage
 
 _OBJECTS_STREAM = 17
 
 
+class TrackLearner(GroundedLearner):
+    """Tracks objects without text from masks, boxes or clicks; what encodes frames and words is held still."""
+
+    def __init__(self, network: SamwiseNetwork, stage: TrackStage, *, num_threads: int = 0) -> None:
+        super().__init__(network, seed=stage.loop.seed, num_threads=num_threads)
+        self._stage = stage
+        self._tracking = TextFreeCore(network)
+        compare_places(network.core, seed=stage.loop.seed)
+
+    def is_trained(self, name: str) -> bool:
+        """SAM2 behind its image encoder."""
+        return name.startswith("network.core.model.") and not name.startswith("network.core.model.image_encoder.")
+
+    def losses(self, positions: Sequence[int]) -> BatchLosses:
+        """Draw the clips at these positions and track some of their objects."""
+        phase = self._phase(positions)
+        batch = self.draw(phase.clips, positions[:: phase.every])
+        generator = _generator(self._stage.loop, positions)
+        per_clip, num_frames = self._stage.objects_per_clip, phase.num_frames
+        objects = choose_objects(
+            batch, per_clip=per_clip, generator=generator, kinds=phase.kinds, num_frames=num_frames
+        )
+        images = batch.images_F3HW.view(batch.num_clips, batch.num_frames, *batch.images_F3HW.shape[1:])
+        scores = track_through(self._tracking, images[:, :num_frames].flatten(0, 1), objects, num_frames=num_frames)
+        return BatchLosses(means=row_losses(scores), metrics=row_metrics(scores), sample_ids=batch.sample_ids)
+
+    def look_ahead(self, positions: Sequence[int]) -> None:
+        """Begin to draw the clips at these positions."""
+        phase = self._phase(positions)
+        self.announce(phase.clips, positions[:: phase.every])
+
+    def recipe(self) -> dict[str, Any]:
+        """The stage's settings."""
+        return self._stage.model_dump(mode="json", exclude={"loop"})
+
+    def _phase(self, positions: Sequence[int]) -> TrackPhase:
+        return self._stage.phase(positions[0] // self._stage.loop.batch_size)
+
+
 class MemoryLearner(GroundedLearner):
-    """Half of each batch is referred to with memory, half is tracked without text from masks, boxes or points."""
+    """Refers with memory in one step, tracks without text from masks, boxes or clicks in the next."""
 
     def __init__(self, network: SamwiseNetwork, stage: MemoryStage, *, num_threads: int = 0) -> None:
         super().__init__(network, seed=stage.loop.seed, num_threads=num_threads)
@@ -38,24 +80,36 @@ class MemoryLearner(GroundedLearner):
 
     def losses(self, positions: Sequence[int]) -> BatchLosses:
         """Draw the clips at these positions and run them frame by frame."""
-        half = max(1, len(positions) // 2)
-        refer, refer_metrics, names = self._refer(positions[:half])
-        track, track_metrics = self._track(positions[half:])
-        return BatchLosses(means={**refer, **track}, metrics={**refer_metrics, **track_metrics}, sample_ids=names)
+        if self._refers(positions):
+            return self._refer(positions)
+        batch, generator = self._part(self._stage.track_clips, positions)
+        objects = choose_objects(batch, per_clip=self._stage.objects_per_clip, generator=generator)
+        scores = track_through(self._tracking, batch.images_F3HW, objects, num_frames=batch.num_frames)
+        metrics = {f"{name}_tracked": value for name, value in row_metrics(scores).items()}
+        return BatchLosses(means=row_losses(scores), metrics=metrics, sample_ids=batch.sample_ids)
 
     def look_ahead(self, positions: Sequence[int]) -> None:
         """Begin to draw the clips at these positions."""
-        self.announce(self._stage.clips, positions)
+        self.announce(self._stage.refer_clips if self._refers(positions) else self._stage.track_clips, positions)
 
     def recipe(self) -> dict[str, Any]:
         """The stage's settings."""
         return self._stage.model_dump(mode="json", exclude={"loop"})
 
-    def _refer(self, positions: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[str, ...]]:
+    def _part(self, config: ClipConfig, positions: Sequence[int]) -> tuple[GroundedBatch, np.random.Generator]:
+        """A random part of clips, and the generator that chose it."""
+        generator, num_frames = _generator(self._stage.loop, positions), self._stage.num_frames
+        start = int(generator.integers(config.num_frames - num_frames + 1))
+        return self.draw(config, positions).window(start, num_frames), generator
+
+    def _refers(self, positions: Sequence[int]) -> bool:
+        return positions[0] // self._stage.loop.batch_size % 2 == 0
+
+    def _refer(self, positions: Sequence[int]) -> BatchLosses:
         stage, network = self._stage, self.network
-        batch = self.draw(stage.clips, positions)
-        step = positions[0] // stage.loop.batch_size
-        with_motion = network.project_motion is not None and step % stage.motion_prompt_every == 0
+        batch, _ = self._part(stage.refer_clips, positions)
+        turn = positions[0] // stage.loop.batch_size // 2
+        with_motion = network.project_motion is not None and turn % stage.motion_prompt_every == 0
         ground_FKhw, fused = fuse_batch(network, batch, with_motion_prompt=with_motion)
         scores = refer_through(network, fused, batch)
         assert fused.evidence is not None
@@ -67,15 +121,12 @@ class MemoryLearner(GroundedLearner):
             "foreground": stage.evidence_weight
             * foreground_loss(network.grounding.words.foreground(ground_FKhw), batch),
         }
-        return losses, dict(row_metrics(scores)), batch.sample_ids
+        return BatchLosses(means=losses, metrics=row_metrics(scores), sample_ids=batch.sample_ids)
 
-    def _track(self, positions: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        batch = self.draw(self._stage.clips, positions)
-        generator = np.random.default_rng((_OBJECTS_STREAM, self._stage.loop.seed, positions[0]))
-        objects = choose_objects(batch, per_clip=self._stage.objects_per_clip, generator=generator)
-        scores = track_through(self._tracking, batch.images_F3HW, objects, num_frames=batch.num_frames)
-        losses = {f"track_{name}": value for name, value in row_losses(scores).items()}
-        return losses, {f"{name}_tracked": value for name, value in row_metrics(scores).items()}
+
+def _generator(loop: LoopConfig, positions: Sequence[int]) -> np.random.Generator:
+    """Of the objects of a step, and how they are shown."""
+    return np.random.default_rng((_OBJECTS_STREAM, loop.seed, positions[0]))
 
 
 class CmeLearner(GroundedLearner):

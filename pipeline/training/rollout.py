@@ -21,11 +21,10 @@ from pipeline.models.samwise_network import FusedClip, SamwiseNetwork
 from pipeline.models.tracking import uses_multimask
 from pipeline.training.grounded_clips import GroundedBatch
 from pipeline.training.mask_losses import RowScores
+from pipeline.training.tiny_recipes import SHOWN_BY, ShownBy
 
 BOX_JITTER = 0.1
 """Of a box's sides, for its corners: users draw no exact boxes. Source: SAM, arXiv 2304.02643, appendix A."""
-
-PROMPT_KINDS = ("mask", "mask", "box", "point")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,8 +185,19 @@ def joined_scores(scores: Sequence[RowScores]) -> RowScores:
     )
 
 
-def choose_objects(batch: GroundedBatch, *, per_clip: int, generator: np.random.Generator) -> PromptedObjects:
+def choose_objects(
+    batch: GroundedBatch,
+    *,
+    per_clip: int,
+    generator: np.random.Generator,
+    kinds: Sequence[ShownBy] = SHOWN_BY,
+    num_frames: int | None = None,
+) -> PromptedObjects:
     """Objects in view on the first frame, the same number of each clip that has so many, shown in one random way.
+
+    Args:
+        kinds: one of them is drawn.
+        num_frames: of the targets, by default all.
 
     Raises:
         ValueError: no clip shows any object on its first frame.
@@ -198,8 +208,8 @@ def choose_objects(batch: GroundedBatch, *, per_clip: int, generator: np.random.
         rows += [(clip, int(number)) for number in generator.permutation(seen)[:per_clip]]
     if not rows:
         raise ValueError(f"no object is in view on the first frames of {', '.join(batch.sample_ids)}.")
-    targets = torch.stack([batch.objects_CTHW[clip] == number for clip, number in rows])
-    kind = PROMPT_KINDS[int(generator.integers(len(PROMPT_KINDS)))]
+    targets = torch.stack([batch.objects_CTHW[clip, :num_frames] == number for clip, number in rows])
+    kind = kinds[int(generator.integers(len(kinds)))]
     clips = tuple(clip for clip, _ in rows)
     if kind == "mask":
         return PromptedObjects(clip_B=clips, targets_BTHW=targets, mask_B1HW=targets[:, :1].float())

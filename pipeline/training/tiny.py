@@ -17,16 +17,24 @@ from pipeline.models.samwise_checkpoint import load_samwise
 from pipeline.models.samwise_network import SamwiseNetwork
 from pipeline.training import checkpoints
 from pipeline.training.grounded import GroundedLearner, ReferLearner
-from pipeline.training.grounded_memory import CmeLearner, MemoryLearner
+from pipeline.training.grounded_memory import CmeLearner, MemoryLearner, TrackLearner
 from pipeline.training.initial_weights import named_architecture
 from pipeline.training.loop import LoopConfig, train
-from pipeline.training.tiny_recipes import CmeStage, MemoryStage, ReferStage, ripening, sharpening
+from pipeline.training.tiny_recipes import (
+    CmeStage,
+    MemoryStage,
+    ReferStage,
+    TrackStage,
+    detailing,
+    ripening,
+    sharpening,
+)
 from pipeline.training.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-StageName = Literal["refer", "ripen", "sharpen", "memory", "cme"]
-STAGES: tuple[StageName, ...] = ("refer", "ripen", "sharpen", "memory", "cme")
+StageName = Literal["refer", "ripen", "sharpen", "detail", "track", "memory", "cme"]
+STAGES: tuple[StageName, ...] = ("refer", "ripen", "sharpen", "detail", "track", "memory", "cme")
 MODEL_FOLDER = "model"
 MODEL_FILE = "tiny.safetensors"
 
@@ -42,7 +50,7 @@ class TinyTraining(BaseModel):
         device: "cuda" without CUDA is an error.
         num_threads: that draw clips ahead of time.
         torch_threads: of torch's operators on a CPU; more than one is slower on few busy cores.
-        refer, ripen, sharpen, memory, cme: the stages' recipes.
+        refer, ripen, sharpen, detail, track, memory, cme: the stages' recipes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,15 +64,19 @@ class TinyTraining(BaseModel):
     refer: ReferStage = ReferStage()
     ripen: ReferStage = ripening()
     sharpen: ReferStage = sharpening()
+    detail: ReferStage = detailing()
+    track: TrackStage = TrackStage()
     memory: MemoryStage = MemoryStage()
     cme: CmeStage = CmeStage()
 
     def loop(self, stage: StageName) -> LoopConfig:
         """The loop of a stage."""
-        recipes: dict[StageName, ReferStage | MemoryStage | CmeStage] = {
+        recipes: dict[StageName, ReferStage | TrackStage | MemoryStage | CmeStage] = {
             "refer": self.refer,
             "ripen": self.ripen,
             "sharpen": self.sharpen,
+            "detail": self.detail,
+            "track": self.track,
             "memory": self.memory,
             "cme": self.cme,
         }
@@ -105,9 +117,16 @@ def build_learner(settings: TinyTraining, stage: StageName) -> GroundedLearner:
         WeightsError: the stage before left none.
     """
     network = _initial(settings, stage).to(chosen_device(settings.device)).eval()
-    referring = {"refer": settings.refer, "ripen": settings.ripen, "sharpen": settings.sharpen}
+    referring = {
+        "refer": settings.refer,
+        "ripen": settings.ripen,
+        "sharpen": settings.sharpen,
+        "detail": settings.detail,
+    }
     if stage in referring:
         return ReferLearner(network, referring[stage], num_threads=settings.num_threads)
+    if stage == "track":
+        return TrackLearner(network, settings.track, num_threads=settings.num_threads)
     if stage == "memory":
         return MemoryLearner(network, settings.memory, num_threads=settings.num_threads)
     return CmeLearner(network, settings.cme, num_threads=settings.num_threads)

@@ -7,7 +7,7 @@ from pipeline.models.samwise_network import SamwiseNetwork
 from pipeline.models.samwise_variants import grounded_samwise, small_sam2
 from pipeline.synth.config import ClipConfig
 from pipeline.training.loop import LoopConfig
-from pipeline.training.tiny_recipes import CmeStage, MemoryStage, ReferStage
+from pipeline.training.tiny_recipes import CmeStage, MemoryStage, ReferStage, TrackPhase, TrackStage
 
 CLIPS = ClipConfig(
     name="small",
@@ -41,19 +41,23 @@ def small_loop(num_steps: int, batch_size: int, **changes: object) -> LoopConfig
     return LoopConfig.model_validate({"num_steps": num_steps, "batch_size": batch_size, "seed": 3, **changes})
 
 
-def small_stages(num_steps: int) -> tuple[ReferStage, MemoryStage, CmeStage]:
-    """All stages on clips of two to four frames."""
-    return (
-        ReferStage(
-            early_clips=CLIPS,
-            late_clips=CLIPS.derive(name="small4", num_frames=4),
-            num_early_steps=num_steps // 2,
-            loop=small_loop(num_steps, 4),
+def small_stages(num_steps: int) -> dict[str, ReferStage | TrackStage | MemoryStage | CmeStage]:
+    """All stages by name, on clips of two to four frames."""
+    three, four = CLIPS.derive(name="small3", num_frames=3), CLIPS.derive(name="small4", num_frames=4)
+    num_early, loop = num_steps // 2, small_loop(num_steps, 4)
+    refer = ReferStage(early_clips=CLIPS, late_clips=four, num_early_steps=num_early, loop=loop)
+    return {
+        "refer": refer,
+        "ripen": refer,
+        "sharpen": refer,
+        "detail": refer.model_copy(update={"trains_detail": True}),
+        "track": TrackStage(
+            phases=(
+                TrackPhase(num_steps=num_early, clips=CLIPS, num_frames=1, kinds=("box", "point")),
+                TrackPhase(num_steps=num_early, clips=three, num_frames=3, every=2),
+            ),
+            loop=loop,
         ),
-        MemoryStage(clips=CLIPS.derive(name="small3", num_frames=3), loop=small_loop(num_steps, 4)),
-        CmeStage(
-            late_clips=CLIPS.derive(name="small4", num_frames=4),
-            plain_clips=CLIPS.derive(name="small3", num_frames=3),
-            loop=small_loop(num_steps, 2),
-        ),
-    )
+        "memory": MemoryStage(refer_clips=four, track_clips=four, num_frames=3, loop=loop),
+        "cme": CmeStage(late_clips=four, plain_clips=three, loop=small_loop(num_steps, 2)),
+    }

@@ -50,6 +50,24 @@ def test_words_stand_one_token_later_than_in_the_expression() -> None:
         np.testing.assert_array_equal(batch.targets_BTHW[row], clip.expression_mask(expression))
 
 
+def test_a_window_is_the_batch_of_the_frames_in_it() -> None:
+    config = TRAIN.derive(name="odd", height=96, width=64, num_frames=5)
+    clips = [sample_clip(config, 5, "train", i) for i in range(3)]
+    whole = grounded_batch(clips, ClosedVocabularyTokenizer(WORDS))
+    part = whole.window(1, 3)
+    assert part.num_frames == 3
+    images = whole.images_F3HW.view(3, 5, 3, 96, 64)
+    assert torch.equal(part.images_F3HW.view(3, 3, 3, 96, 64), images[:, 1:4])
+    for row, (clip, expression) in enumerate((c, e) for c in clips for e in c.expressions):
+        np.testing.assert_array_equal(part.targets_BTHW[row], clip.expression_mask(expression)[1:4])
+    for index, clip in enumerate(clips):
+        np.testing.assert_array_equal(part.objects_CTHW[index], clip.labels[1:4])
+        moved = part.velocities_CTN2[index, :, 1 : clip.num_objects + 1]
+        np.testing.assert_allclose(moved, clip.truth.velocities_px[1:4], rtol=1e-6)
+    again = cell_owners(part.objects_CTHW, num_objects=max(clip.num_objects for clip in clips))
+    assert torch.equal(part.cells_CThw, again)
+
+
 def perfect_evidence(batch: GroundedBatch, *, sign: float) -> Evidence:
     """Words and expression as sure as can be, right (1) or wrong (-1)."""
     owner = batch.cells_CThw.repeat_interleave(batch.num_expressions, dim=0)

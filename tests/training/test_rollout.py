@@ -1,6 +1,7 @@
 """Training frame by frame against what runs in production: the session, and SAM2's tracker."""
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.methods.samwise import SamwiseConfig, build_segmenter
@@ -16,6 +17,7 @@ from pipeline.training.grounded import fuse_batch
 from pipeline.training.grounded_clips import grounded_batch
 from pipeline.training.grounded_memory import switch_labels
 from pipeline.training.rollout import CmeRows, PromptedObjects, choose_objects, refer_through, track_through
+from pipeline.training.tiny_recipes import ShownBy, TrackPhase
 from tests.training.small_tiny import CLIPS, small_network
 
 
@@ -61,6 +63,28 @@ def test_tracking_in_training_gives_the_masks_of_the_tracker() -> None:
         inside = (logits > 0) & seen[..., None, None]
         assert ((expected[5 - num_scored :] > 0) != inside).float().mean() < 2e-3
     assert kinds == {"mask", "points"}
+
+
+def test_objects_are_shown_in_the_ways_asked_for_and_a_single_frame_needs_no_memory() -> None:
+    network = small_network()
+    clip = sample_clip(CLIPS, 4, "train", 1)
+    batch = grounded_batch([clip], ClosedVocabularyTokenizer(WORDS))
+    shown: tuple[tuple[ShownBy, list[int]], ...] = (("box", [2, 3]), ("point", [1]))
+    for kind, labels in shown:
+        objects = choose_objects(batch, per_clip=2, generator=np.random.default_rng(0), kinds=(kind,), num_frames=1)
+        assert objects.labels_BP is not None
+        assert objects.labels_BP.tolist() == [labels] * 2
+        assert objects.targets_BTHW.shape[1] == 1
+        scores = track_through(network.core, batch.images_F3HW[:1], objects, num_frames=1)
+        assert torch.equal(scores.targets_RHW, objects.targets_BTHW[:, 0])
+
+
+def test_a_mask_needs_a_second_frame_and_a_phase_no_more_than_a_clip_has() -> None:
+    TrackPhase(num_steps=1, clips=CLIPS, num_frames=1, kinds=("box",))
+    with pytest.raises(ValueError, match="1 of 2 frames"):
+        TrackPhase(num_steps=1, clips=CLIPS, num_frames=1, kinds=("box", "mask"))
+    with pytest.raises(ValueError, match="3 of 2 frames"):
+        TrackPhase(num_steps=1, clips=CLIPS, num_frames=3)
 
 
 def _tracker_logits(core: Sam2Core, images: torch.Tensor, objects: PromptedObjects) -> torch.Tensor:

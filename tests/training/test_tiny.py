@@ -12,7 +12,7 @@ from pipeline.errors import WeightsError
 from pipeline.io.weights import resolve_model
 from pipeline.models.samwise_variants import ARCHITECTURES
 from pipeline.training import checkpoints
-from pipeline.training.tiny import STAGES, TinyTraining, build_learner, stage_store, train_tiny
+from pipeline.training.tiny import STAGES, StageName, TinyTraining, build_learner, stage_store, train_tiny
 from pipeline.training.workers import Workers
 from tests.training.small_tiny import small_architecture, small_stages
 
@@ -28,16 +28,8 @@ def small_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def settings(tmp_path: Path) -> TinyTraining:
     """All stages in small."""
-    refer, memory, cme = small_stages(NUM_STEPS)
-    return TinyTraining(
-        output=str(tmp_path / "whole"),
-        architecture="small_tiny",
-        refer=refer,
-        ripen=refer,
-        sharpen=refer,
-        memory=memory,
-        cme=cme,
-    )
+    stages = {name: stage.model_dump() for name, stage in small_stages(NUM_STEPS).items()}
+    return TinyTraining.model_validate({"output": str(tmp_path / "whole"), "architecture": "small_tiny", **stages})
 
 
 def test_stages_follow_each_other_resume_exactly_and_leave_a_model(settings: TinyTraining, tmp_path: Path) -> None:
@@ -59,18 +51,40 @@ def test_stages_follow_each_other_resume_exactly_and_leave_a_model(settings: Tin
 
 
 def _check_each_stage_trained_its_own_part(settings: TinyTraining) -> None:
-    left = [checkpoints.load_latest(stage_store(settings, stage)) for stage in settings.stages]
-    *_, refer, memory, cme = (content["model"] for content in left if content is not None)
-    moved = {name for name in refer if not torch.equal(refer[name], memory[name])}
-    assert any(name.startswith("sam.memory_attention.") for name in moved)
-    assert not any(name.startswith("conditional_memory_encoder.") for name in moved)
-    later = {name for name in memory if not torch.equal(memory[name], cme[name])}
-    assert later
-    assert all(name.startswith("conditional_memory_encoder.") for name in later)
+    sharpen, detail, track, memory, cme = (_moved(settings, stage) for stage in STAGES[2:])
+    own = {"detail_stem.", "conditional_memory_encoder."}
+    assert not _begins(sharpen, own)
+    assert _begins(detail, own) == {"detail_stem."}
+    assert _begins(track, {"sam.memory_attention.", "sam.sam_mask_decoder."}) == {
+        "sam.memory_attention.",
+        "sam.sam_mask_decoder.",
+    }
+    assert all(name.startswith("sam.") and not name.startswith("sam.image_encoder.") for name in track)
+    assert _begins(memory, {"sam.memory_attention.", "grounding.", *own}) == {
+        "sam.memory_attention.",
+        "grounding.",
+        "detail_stem.",
+    }
+    assert _begins(cme, own) == {"conditional_memory_encoder."}
+    assert all(name.startswith("conditional_memory_encoder.") for name in cme)
+
+
+def _moved(settings: TinyTraining, stage: StageName) -> set[str]:
+    """Tensors that differ from the stage before."""
+    before = STAGES[STAGES.index(stage) - 1]
+    left, right = (checkpoints.load_latest(stage_store(settings, name)) for name in (before, stage))
+    assert left is not None
+    assert right is not None
+    return {name for name in right["model"] if not torch.equal(left["model"][name], right["model"][name])}
+
+
+def _begins(names: set[str], beginnings: set[str]) -> set[str]:
+    """Those beginnings that some name has."""
+    return {beginning for beginning in beginnings if any(name.startswith(beginning) for name in names)}
 
 
 def test_a_stage_without_the_one_before_it_says_so(settings: TinyTraining) -> None:
-    with pytest.raises(WeightsError, match="stage 'sharpen' to go on from"):
+    with pytest.raises(WeightsError, match="stage 'track' to go on from"):
         build_learner(settings, "memory")
 
 
