@@ -75,16 +75,22 @@ def head_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 
 
 def submit(env: dict[str, str], tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Submit and wait for the job's end; Ray says "please try again later" until the head node's agent is up."""
     address = env["RAY_API_SERVER_ADDRESS"]
     command = [RAY, "job", "submit", f"--address={address}", "--working-dir", str(tree), "--", sys.executable]
-    return subprocess.run(
-        [*command, "jobs/refer_corpus.py", *arguments],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(
+            [*command, "jobs/refer_corpus.py", *arguments],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        if "No available agent" not in done.stdout + done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(2)
 
 
 def test_a_submitted_job_fills_the_lake_and_its_exit_code_tells(
