@@ -61,82 +61,53 @@ _LATER_MIX: dict[Kind, float] = {
 """Kinds of expressions in the later stages; sentences without referent come on top of it."""
 
 
+_FOUR_FRAMES = TRAIN.derive(
+    name="later4", num_frames=4, expressions=("referent", "twin", "none"), kind_weights=_LATER_MIX
+)
+
+
 def ripening() -> ReferStage:
     """The same again from the weights of the first time: four frames, and as many sentences without referent."""
-    clips = TRAIN.derive(
-        name="ripen4",
-        num_frames=4,
-        expressions=("referent", "twin", "any", "none"),
-        kind_weights=_LATER_MIX,
-    )
-    loop = _loop(
-        num_steps=800,
-        batch_size=12,
-        learning_rate=8e-4,
-        warmup_steps=20,
-        ema_decay=0.998,
-        seed=1,
-    )
-    return ReferStage(early_clips=clips, late_clips=clips, num_early_steps=0, presence_weight=1.0, loop=loop)
+    clips = _FOUR_FRAMES.derive(name="ripen4", expressions=("referent", "twin", "any", "none"))
+    loop = _loop(num_steps=800, batch_size=12, learning_rate=8e-4, warmup_steps=20, ema_decay=0.998, seed=1)
+    return _later(clips, loop, presence_weight=1.0)
 
 
 def sharpening() -> ReferStage:
     """Look-alikes that differ in what they are more often than in how they move; nothing stands in their way."""
-    clips = TRAIN.derive(
+    clips = _FOUR_FRAMES.derive(
         name="sharpen4",
-        num_frames=4,
         twin_differs={"motion": 0.2, "colour": 0.1, "shape": 0.25, "texture": 0.3, "size": 0.15},
         crossing_fraction=0.1,
         late_fraction=0.0,
         blink_fraction=0.0,
         occluder_fraction=0.0,
         distractor_fraction=0.15,
-        expressions=("referent", "twin", "none"),
         kind_weights={**_LATER_MIX, "attribute": 0.5, "relation": 0.04},
     )
-    loop = _loop(
-        num_steps=900,
-        batch_size=16,
-        learning_rate=1e-3,
-        warmup_steps=20,
-        ema_decay=0.998,
-        seed=4,
-    )
-    return ReferStage(
-        early_clips=clips, late_clips=clips, num_early_steps=0, presence_weight=2.0, texture_weight=0.5, loop=loop
-    )
+    loop = _loop(num_steps=900, batch_size=16, learning_rate=1e-3, warmup_steps=20, ema_decay=0.998, seed=4)
+    return _later(clips, loop, presence_weight=2.0, texture_weight=0.5)
 
 
 def detailing() -> ReferStage:
     """With the detail stem: every kind of look-alike in turn, in all the ways things move."""
-    clips = TRAIN.derive(
+    clips = _FOUR_FRAMES.derive(
         name="detail4",
-        num_frames=4,
         twin_differs={"motion": 0.45, "colour": 0.05, "shape": 0.15, "texture": 0.2, "size": 0.15},
         crossing_fraction=0.1,
         late_fraction=0.05,
         blink_fraction=0.02,
         occluder_fraction=0.05,
         pan_fraction=0.4,
-        expressions=("referent", "twin", "none"),
-        kind_weights=_LATER_MIX,
     )
-    loop = _loop(
-        num_steps=2400,
-        batch_size=16,
-        learning_rate=1.2e-3,
-        warmup_steps=40,
-        ema_decay=0.998,
-        seed=5,
-    )
-    return ReferStage(
-        early_clips=clips,
-        late_clips=clips,
-        num_early_steps=0,
-        presence_weight=1.0,
-        texture_weight=0.5,
-        trains_detail=True,
-        loop=loop,
+    loop = _loop(num_steps=2400, batch_size=16, learning_rate=1.2e-3, warmup_steps=40, ema_decay=0.998, seed=5)
+    return _later(clips, loop, presence_weight=1.0, texture_weight=0.5, trains_detail=True)
+
+
+def _later(clips: ClipConfig, loop: LoopConfig, **own: object) -> ReferStage:
+    """A stage with one kind of clips from its first step to its last."""
+    return ReferStage.model_validate(
+        {"early_clips": clips, "late_clips": clips, "num_early_steps": 0, "loop": loop, **own}
     )
 
 
