@@ -14,9 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluate.semantic import VOID, SemanticScorer, SemanticScores
 from pipeline.evaluate.semantic_protocols import SEMANTIC_PROTOCOLS, semantic_protocol
 from pipeline.io.storage import MissingFile, Store, open_store
-
-CLASS_NUMBERS = "label_num_dic_final.json"
-"""File of VSPW's layout that names its classes; a mask holds the number, and 0 for none."""
+from pipeline.io.vspw_layout import CLASS_NUMBERS
 
 Labels = NDArray[np.uint8]
 

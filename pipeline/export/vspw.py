@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.io.commit_log import read_commits
 from pipeline.io.storage import OBJECT_STORES, Store, open_store
 from pipeline.io.uris import LOCAL, name_of, parent_uri, readable_uri, split_uri
+from pipeline.io.vspw_layout import CLASS_NUMBERS
 from pipeline.masks import rle
 from pipeline.query import Run, open_run
 
@@ -26,9 +27,6 @@ Form = Literal["predictions", "masks"]
 
 VOID = 255
 """What a prediction holds where nothing was predicted."""
-
-CLASS_NUMBERS = "label_num_dic_final.json"
-"""File of VSPW's layout that names its classes; a mask holds the number, and 0 for none."""
 
 _MAX_MASK_NUMBER = 253
 """Of VSPW's masks: 254 and 255 are void as well as 0."""

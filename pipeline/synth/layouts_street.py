@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.io.vspw_layout import CLASS_NUMBERS
 from pipeline.synth.modalities import LOWRES_FACTOR
 from pipeline.synth.street import Street, StreetFrame
 from pipeline.synth.street_world import MODALITIES, STREET_CLASSES, Modality, StreetClass
@@ -145,7 +146,7 @@ def write_vspw(streets: Mapping[Subset, Iterable[Street]], root: Path) -> dict[S
         _write_lines(manifests[subset], rows)
     numbers: dict[str, int] = {_VOID: 0}
     numbers |= {name: class_id + 1 for class_id, name in enumerate(STREET_CLASSES)}
-    (root / "label_num_dic_final.json").write_text(json.dumps(numbers), encoding="utf-8")
+    (root / CLASS_NUMBERS).write_text(json.dumps(numbers), encoding="utf-8")
     return manifests
 
 

@@ -28,7 +28,11 @@ _OBJECTS_STREAM = 17
 
 
 class TrackLearner(GroundedLearner):
-    """Tracks objects without text from masks, boxes or clicks; what encodes frames and words is held still."""
+    """Tracks objects without text from masks, boxes or clicks; what encodes frames and words is held still.
+
+    Half of the heads between prompts and image start anew, in the given network; see `compare_places`. A resumed
+    training takes them from its checkpoint.
+    """
 
     def __init__(self, network: SamwiseNetwork, stage: TrackStage, *, num_threads: int = 0) -> None:
         super().__init__(network, seed=stage.loop.seed, num_threads=num_threads)

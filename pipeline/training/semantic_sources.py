@@ -13,6 +13,7 @@ from PIL import Image as PilImage
 from PIL import UnidentifiedImageError
 
 from pipeline.errors import ConfigError, DecodeError
+from pipeline.io.vspw_layout import CLASS_NUMBERS
 from pipeline.synth.street import iter_street_frames, sample_street
 from pipeline.synth.street_config import StreetConfig, street_config
 from pipeline.synth.street_world import STREET_CLASSES
@@ -21,9 +22,6 @@ from pipeline.ticks import Image
 
 VOID = 255
 """Label of pixels that nobody knows."""
-
-CLASS_NUMBERS = "label_num_dic_final.json"
-"""File of VSPW's layout that names its classes; a mask holds the number, and 0 for none."""
 
 Labels = NDArray[np.uint8]
 
