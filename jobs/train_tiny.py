@@ -14,12 +14,14 @@ from pipeline.training.checkpoints import has_checkpoint
 from pipeline.training.tiny import STAGES, StageName, TinyTraining, stage_store, train_tiny
 from pipeline.training.tiny_recipes import (
     CmeStage,
+    ContactStage,
     MemoryStage,
     ReferStage,
     TrackStage,
     detailing,
     ripening,
     sharpening,
+    touching,
 )
 
 
@@ -42,6 +44,8 @@ class TrainTiny(TrainJob):
     """How to read a memory."""
     memory: MemoryStage = MemoryStage()
     """Memory, and prompts by points, boxes and masks."""
+    contact: ContactStage = touching()
+    """The same where things touch, on short clips, and on streets."""
     cme: CmeStage = CmeStage()
     """The conditional memory encoder's head."""
 

@@ -21,7 +21,14 @@ from pipeline.training.loop import LoopConfig
 from pipeline.training.losses import CME_CLASS_WEIGHTS
 from pipeline.training.mask_losses import row_losses, row_metrics
 from pipeline.training.prompt_attention import compare_places
-from pipeline.training.rollout import CmeRows, choose_objects, question_through, refer_through, track_through
+from pipeline.training.rollout import (
+    CmeRows,
+    TrackedClips,
+    choose_objects,
+    question_through,
+    refer_through,
+    track_through,
+)
 from pipeline.training.tiny_recipes import CmeStage, MemoryStage, TrackPhase, TrackStage
 
 _OBJECTS_STREAM = 17
@@ -48,7 +55,7 @@ class TrackLearner(GroundedLearner):
         """Draw the clips at these positions and track some of their objects."""
         phase = self._phase(positions)
         batch = self.draw(phase.clips, positions[:: phase.every])
-        generator = _generator(self._stage.loop, positions)
+        generator = step_generator(self._stage.loop, positions)
         per_clip, num_frames = self._stage.objects_per_clip, phase.num_frames
         objects = choose_objects(
             batch, per_clip=per_clip, generator=generator, kinds=phase.kinds, num_frames=num_frames
@@ -85,12 +92,10 @@ class MemoryLearner(GroundedLearner):
     def losses(self, positions: Sequence[int]) -> BatchLosses:
         """Draw the clips at these positions and run them frame by frame."""
         if self._refers(positions):
-            return self._refer(positions)
-        batch, generator = self._part(self._stage.track_clips, positions)
-        objects = choose_objects(batch, per_clip=self._stage.objects_per_clip, generator=generator)
-        scores = track_through(self._tracking, batch.images_F3HW, objects, num_frames=batch.num_frames)
-        metrics = {f"{name}_tracked": value for name, value in row_metrics(scores).items()}
-        return BatchLosses(means=row_losses(scores), metrics=metrics, sample_ids=batch.sample_ids)
+            batch, _ = self.part(self._stage.refer_clips, positions)
+            return self.refer(batch, turn=positions[0] // self._stage.loop.batch_size // 2)
+        batch, generator = self.part(self._stage.track_clips, positions)
+        return self.track(batch, generator)
 
     def look_ahead(self, positions: Sequence[int]) -> None:
         """Begin to draw the clips at these positions."""
@@ -100,19 +105,36 @@ class MemoryLearner(GroundedLearner):
         """The stage's settings."""
         return self._stage.model_dump(mode="json", exclude={"loop"})
 
-    def _part(self, config: ClipConfig, positions: Sequence[int]) -> tuple[GroundedBatch, np.random.Generator]:
-        """A random part of clips, and the generator that chose it."""
-        generator, num_frames = _generator(self._stage.loop, positions), self._stage.num_frames
-        start = int(generator.integers(config.num_frames - num_frames + 1))
-        return self.draw(config, positions).window(start, num_frames), generator
-
     def _refers(self, positions: Sequence[int]) -> bool:
         return positions[0] // self._stage.loop.batch_size % 2 == 0
 
-    def _refer(self, positions: Sequence[int]) -> BatchLosses:
+    def part(
+        self, config: ClipConfig, positions: Sequence[int], *, starts: tuple[int, int] | None = None
+    ) -> tuple[GroundedBatch, np.random.Generator]:
+        """A random part of clips, and the generator that chose it.
+
+        Args:
+            starts: lowest and highest first frame; by default any.
+        """
+        generator, num_frames = step_generator(self._stage.loop, positions), self._stage.num_frames
+        lowest, highest = starts or (0, config.num_frames - num_frames)
+        start = int(generator.integers(lowest, highest + 1))
+        return self.draw(config, positions).window(start, num_frames), generator
+
+    def track(self, batch: TrackedClips, generator: np.random.Generator) -> BatchLosses:
+        """Some objects of the clips through all frames, without text."""
+        objects = choose_objects(batch, per_clip=self._stage.objects_per_clip, generator=generator)
+        scores = track_through(self._tracking, batch.images_F3HW, objects, num_frames=batch.num_frames)
+        metrics = {f"{name}_tracked": value for name, value in row_metrics(scores).items()}
+        return BatchLosses(means=row_losses(scores), metrics=metrics, sample_ids=batch.sample_ids)
+
+    def refer(self, batch: GroundedBatch, *, turn: int) -> BatchLosses:
+        """The sentences of clips through all frames, with memory.
+
+        Args:
+            turn: how many such steps there were; see `motion_prompt_every`.
+        """
         stage, network = self._stage, self.network
-        batch, _ = self._part(stage.refer_clips, positions)
-        turn = positions[0] // stage.loop.batch_size // 2
         with_motion = network.project_motion is not None and turn % stage.motion_prompt_every == 0
         ground_FKhw, fused = fuse_batch(network, batch, with_motion_prompt=with_motion)
         scores = refer_through(network, fused, batch)
@@ -128,7 +150,7 @@ class MemoryLearner(GroundedLearner):
         return BatchLosses(means=losses, metrics=row_metrics(scores), sample_ids=batch.sample_ids)
 
 
-def _generator(loop: LoopConfig, positions: Sequence[int]) -> np.random.Generator:
+def step_generator(loop: LoopConfig, positions: Sequence[int]) -> np.random.Generator:
     """Of the objects of a step, and how they are shown."""
     return np.random.default_rng((_OBJECTS_STREAM, loop.seed, positions[0]))
 

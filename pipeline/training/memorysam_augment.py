@@ -30,6 +30,8 @@ class Augmentation(BaseModel):
             and unlabelled. None fits the whole scene into the square.
         jitter_range: of the factors of brightness, contrast and saturation.
         antialias: of resizes.
+        blank: probability with which each modality of a scene is zeros, as from a sensor that failed; at least one is
+            not. The reference blanks none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +44,7 @@ class Augmentation(BaseModel):
     scale: tuple[float, float] | None = (0.5, 2.0)
     jitter_range: tuple[float, float] = (0.5, 1.5)
     antialias: bool = True
+    blank: float = Field(default=0.0, ge=0, lt=1)
 
 
 def augmented(
@@ -63,6 +66,7 @@ def augmented(
     ratio = generator.uniform(*(augmentation.scale or (1.0, 1.0)))
     corner = generator.random(2)
     sigma = generator.uniform(*augmentation.blur_sigma) if augmentation.blur_sigma else None
+    blank = _blanked(tuple(images), augmentation.blank, generator)
     size = fitted_size(height, width, image_size=image_size, fit="letterbox")
     if augmentation.scale is not None:
         factor = ratio * image_size / min(height, width)
@@ -77,9 +81,16 @@ def augmented(
         if name in augmentation.blurred and chances[2] < augmentation.blur:
             image = _blurred(image, sigma)
         mirrored = np.fliplr(image) if is_flipped else image
-        changed[name] = resize_image(mirrored, size, antialias=augmentation.antialias)[crop].copy()
+        resized = resize_image(mirrored, size, antialias=augmentation.antialias)[crop]
+        changed[name] = np.zeros_like(resized) if name in blank else resized.copy()
     labels_yx = np.fliplr(labels_yx) if is_flipped else labels_yx
     return changed, _nearest(labels_yx, size)[crop].copy()
+
+
+def _blanked(names: tuple[str, ...], probability: float, generator: np.random.Generator) -> set[str]:
+    shows = generator.random(len(names)) >= probability
+    shows[int(generator.integers(len(names)))] |= not shows.any()
+    return {name for name, is_shown in zip(names, shows, strict=True) if not is_shown}
 
 
 def _changed_colours(image: ModalityImage, factors: NDArray[np.float64] | None) -> ModalityImage:

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,21 @@ from pipeline.training.tiny_recipes import SHOWN_BY, ShownBy
 
 BOX_JITTER = 0.1
 """Of a box's sides, for its corners: users draw no exact boxes. Source: SAM, arXiv 2304.02643, appendix A."""
+
+
+class TrackedClips(Protocol):
+    """Clips of which objects are tracked; see `GroundedBatch`."""
+
+    @property
+    def images_F3HW(self) -> Tensor: ...
+    @property
+    def objects_CTHW(self) -> Tensor: ...
+    @property
+    def sample_ids(self) -> tuple[str, ...]: ...
+    @property
+    def num_clips(self) -> int: ...
+    @property
+    def num_frames(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +202,7 @@ def joined_scores(scores: Sequence[RowScores]) -> RowScores:
 
 
 def choose_objects(
-    batch: GroundedBatch,
+    batch: TrackedClips,
     *,
     per_clip: int,
     generator: np.random.Generator,

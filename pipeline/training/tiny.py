@@ -17,24 +17,27 @@ from pipeline.models.samwise_checkpoint import load_samwise
 from pipeline.models.samwise_network import SamwiseNetwork
 from pipeline.training import checkpoints
 from pipeline.training.grounded import GroundedLearner, ReferLearner
+from pipeline.training.grounded_contact import ContactLearner
 from pipeline.training.grounded_memory import CmeLearner, MemoryLearner, TrackLearner
 from pipeline.training.initial_weights import named_architecture
 from pipeline.training.loop import LoopConfig, train
 from pipeline.training.tiny_recipes import (
     CmeStage,
+    ContactStage,
     MemoryStage,
     ReferStage,
     TrackStage,
     detailing,
     ripening,
     sharpening,
+    touching,
 )
 from pipeline.training.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-StageName = Literal["refer", "ripen", "sharpen", "detail", "track", "memory", "cme"]
-STAGES: tuple[StageName, ...] = ("refer", "ripen", "sharpen", "detail", "track", "memory", "cme")
+StageName = Literal["refer", "ripen", "sharpen", "detail", "track", "memory", "contact", "cme"]
+STAGES: tuple[StageName, ...] = ("refer", "ripen", "sharpen", "detail", "track", "memory", "contact", "cme")
 MODEL_FOLDER = "model"
 MODEL_FILE = "tiny.safetensors"
 
@@ -50,7 +53,7 @@ class TinyTraining(BaseModel):
         device: "cuda" without CUDA is an error.
         num_threads: that draw clips ahead of time.
         torch_threads: of torch's operators on a CPU; more than one is slower on few busy cores.
-        refer, ripen, sharpen, detail, track, memory, cme: the stages' recipes.
+        refer, ripen, sharpen, detail, track, memory, contact, cme: the stages' recipes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +70,7 @@ class TinyTraining(BaseModel):
     detail: ReferStage = detailing()
     track: TrackStage = TrackStage()
     memory: MemoryStage = MemoryStage()
+    contact: ContactStage = touching()
     cme: CmeStage = CmeStage()
 
     def loop(self, stage: StageName) -> LoopConfig:
@@ -78,6 +82,7 @@ class TinyTraining(BaseModel):
             "detail": self.detail,
             "track": self.track,
             "memory": self.memory,
+            "contact": self.contact,
             "cme": self.cme,
         }
         return recipes[stage].loop
@@ -129,6 +134,8 @@ def build_learner(settings: TinyTraining, stage: StageName) -> GroundedLearner:
         return TrackLearner(network, settings.track, num_threads=settings.num_threads)
     if stage == "memory":
         return MemoryLearner(network, settings.memory, num_threads=settings.num_threads)
+    if stage == "contact":
+        return ContactLearner(network, settings.contact, num_threads=settings.num_threads)
     return CmeLearner(network, settings.cme, num_threads=settings.num_threads)
 
 

@@ -6,8 +6,9 @@ from pipeline.models.samwise_init import random_samwise
 from pipeline.models.samwise_network import SamwiseNetwork
 from pipeline.models.samwise_variants import grounded_samwise, small_sam2
 from pipeline.synth.config import ClipConfig
+from pipeline.synth.street_config import StreetConfig
 from pipeline.training.loop import LoopConfig
-from pipeline.training.tiny_recipes import CmeStage, MemoryStage, ReferStage, TrackPhase, TrackStage
+from pipeline.training.tiny_recipes import CmeStage, ContactStage, MemoryStage, ReferStage, TrackPhase, TrackStage
 
 CLIPS = ClipConfig(
     name="small",
@@ -29,6 +30,22 @@ def small_architecture(**changes: object) -> SamwiseArchitecture:
     """Grounded fusion with every part, 64 px; changes are of its SAM2."""
     sam2 = small_sam2(embed_dim=8, stages=(1, 1, 2, 1), d_model=32, image_size=64)
     return grounded_samwise(Sam2Config.model_validate({**sam2.model_dump(), **changes}))
+
+
+def small_contact(num_steps: int) -> ContactStage:
+    """All turns of the contact stage, beginning with streets."""
+    four = CLIPS.derive(name="small4", num_frames=4)
+    return ContactStage(
+        refer_clips=four,
+        track_clips=four,
+        num_frames=3,
+        turns=("street", "refer", "short", "track"),
+        starts=(1, 1),
+        short_clips=CLIPS,
+        streets=StreetConfig(name="small_street", height=64, width=96, num_frames=2),
+        streets_per_step=2,
+        loop=small_loop(num_steps, 2),
+    )
 
 
 def small_network(**changes: object) -> SamwiseNetwork:
@@ -59,5 +76,6 @@ def small_stages(num_steps: int) -> dict[str, ReferStage | TrackStage | MemorySt
             loop=loop,
         ),
         "memory": MemoryStage(refer_clips=four, track_clips=four, num_frames=3, loop=loop),
+        "contact": small_contact(num_steps),
         "cme": CmeStage(late_clips=four, plain_clips=three, loop=small_loop(num_steps, 2)),
     }

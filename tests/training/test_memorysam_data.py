@@ -228,3 +228,32 @@ def test_dropped_modalities_keep_their_order_and_never_all_go() -> None:
     share = np.mean([[name in kept for name in names] for kept in drawn])
     assert share == pytest.approx(0.4 + 0.6**4 / 4, abs=0.05)
     assert kept_modalities(names, drop=0.0, seed=0, position=0) == names
+
+
+def test_a_blank_modality_is_black_as_often_as_asked_and_never_all_of_them() -> None:
+    images = {name: np.full((6, 9, 3), 200, dtype=np.uint8) for name in ("rgb", "hha", "lidar")}
+    labels = np.ones((6, 9), dtype=np.uint8)
+    option = Augmentation(flip=0, jitter=0, blur=0, scale=None, blank=0.4)
+    blank = []
+    for seed in range(600):
+        changed, kept = augmented(images, labels, option, np.random.default_rng(seed), image_size=16)
+        assert (kept == 1).all()
+        assert {tuple(np.unique(image)) for image in changed.values()} <= {(0,), (200,)}
+        blank.append([not image.any() for image in changed.values()])
+    shares = np.mean(blank, axis=0)
+    assert not np.all(blank, axis=1).any()
+    # Where chance blanks all three (0.4^3), one of them at random is shown after all.
+    np.testing.assert_allclose(shares, 0.4 - 0.4**3 / 3, atol=0.06)
+
+
+def test_blanking_changes_nothing_else_of_a_scene() -> None:
+    generator = np.random.default_rng(5)
+    images = {name: generator.integers(1, 255, (20, 30, 3), dtype=np.uint8) for name in ("rgb", "hha")}
+    labels = generator.integers(0, 4, (20, 30), dtype=np.uint8)
+    plain, plain_labels = augmented(images, labels, Augmentation(), np.random.default_rng(1), image_size=16)
+    option = Augmentation(blank=0.6)
+    changed, changed_labels = augmented(images, labels, option, np.random.default_rng(1), image_size=16)
+    np.testing.assert_array_equal(plain_labels, changed_labels)
+    shown = [name for name, image in changed.items() if image.any()]
+    assert len(shown) == 1
+    np.testing.assert_array_equal(plain[shown[0]], changed[shown[0]])

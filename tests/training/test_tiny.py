@@ -51,7 +51,7 @@ def test_stages_follow_each_other_resume_exactly_and_leave_a_model(settings: Tin
 
 
 def _check_each_stage_trained_its_own_part(settings: TinyTraining) -> None:
-    sharpen, detail, track, memory, cme = (_moved(settings, stage) for stage in STAGES[2:])
+    sharpen, detail, track, memory, contact, cme = (_moved(settings, stage) for stage in STAGES[2:])
     own = {"detail_stem.", "conditional_memory_encoder."}
     assert not _begins(sharpen, own)
     assert _begins(detail, own) == {"detail_stem."}
@@ -65,6 +65,7 @@ def _check_each_stage_trained_its_own_part(settings: TinyTraining) -> None:
         "grounding.",
         "detail_stem.",
     }
+    assert not _begins(contact, {"conditional_memory_encoder."})
     assert _begins(cme, own) == {"conditional_memory_encoder."}
     assert all(name.startswith("conditional_memory_encoder.") for name in cme)
 
