@@ -13,15 +13,12 @@ WITHOUT_MEMORY = "trained without memory"
 ON_RGB = "trained on rgb alone, reading it alone"
 WITHOUT_PROTOTYPES = "trained without prototypes"
 
-TRAINING = (
-    "python jobs/train_multimodal.py --data streets --device cpu --num-threads 1 --torch-threads 1 "
-    "--memorysam.loop.num-steps 700 --memorysam.loop.schedule.warmup-steps 50 --memorysam.loop.ema-decay 0.99"
-)
+TRAINING = "python jobs/train_multimodal.py --data streets --device cpu --num-threads 1 --torch-threads 1"
 """What trained the released weights; the others differ from them by one setting each."""
 
 TRAINED_APART: Mapping[str, tuple[str, str]] = {
     WITHOUT_MEMORY: ("--without-memory", "--memorysam.no-use-memory"),
-    ON_RGB: ("--on-rgb", "--memorysam.modalities rgb --memorysam.modality-drop 0"),
+    ON_RGB: ("--on-rgb", "--memorysam.modalities rgb"),
     WITHOUT_PROTOTYPES: ("--without-prototypes", "--memorysam.spmm off"),
 }
 """Variant to the bench's option that takes its weights, and the settings that they are trained with."""
