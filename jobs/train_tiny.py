@@ -32,6 +32,8 @@ class TrainTiny(TrainJob):
     """Name of an architecture with grounded fusion."""
     stages: tuple[StageName, ...] = STAGES
     """Stages to run, in order; each begins with what the one before left in the output."""
+    presence_shift: float = TinyTraining.model_fields["presence_shift"].default
+    """Added to every object score of the model that is written; below 0 it calls more frames empty."""
     refer: ReferStage = ReferStage()
     """Words to things."""
     ripen: ReferStage = ripening()

@@ -65,6 +65,10 @@ SETS: dict[str, ClipSet] = {
         config=SUITES["twins"].derive(name="backwards", expressions=("referent", "twin")),
         is_backwards=True,
     ),
+    "twins24": ClipSet(
+        told="24 frames, otherwise as twins; camera pan in half of the clips",
+        config=SUITES["streaming_twins"],
+    ),
     "streaming24": ClipSet(
         told="24 frames, all motions, 70 % twins, 30 % camera pan, objects that cross", config=SUITES["streaming24"]
     ),

@@ -155,6 +155,7 @@ _SUITES: dict[str, ClipConfig] = {
         expressions=("referent", "twin"),
     ),
     "streaming24": _STREAMING24,
+    "streaming_twins": _TWINS.derive(num_frames=24, pan_fraction=0.5),
     # Controls: a model that reads motion fails on one frame repeated, and picks the twin when played backwards.
     "frozen": _MOTION_TWINS.derive(playback="frozen"),
     "reversed": _MOTION_TWINS.derive(playback="reversed"),
