@@ -12,7 +12,15 @@ from pipeline.errors import WeightsError
 from pipeline.io.weights import resolve_model
 from pipeline.models.samwise_variants import ARCHITECTURES
 from pipeline.training import checkpoints
-from pipeline.training.tiny import STAGES, StageName, TinyTraining, build_learner, stage_store, train_tiny
+from pipeline.training.tiny import (
+    OBJECT_SCORE_BIAS,
+    STAGES,
+    StageName,
+    TinyTraining,
+    build_learner,
+    stage_store,
+    train_tiny,
+)
 from pipeline.training.workers import Workers
 from tests.training.small_tiny import small_architecture, small_stages
 
@@ -43,11 +51,21 @@ def test_stages_follow_each_other_resume_exactly_and_leave_a_model(settings: Tin
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert all(tensor.dtype in (torch.float16, torch.int64) for tensor in whole.values())
+    left = checkpoints.load_latest(stage_store(settings, STAGES[-1]))
+    assert left is not None
+    moved = {name: tensor for name, tensor in whole.items() if not torch.equal(tensor, _halved(left["model"][name]))}
+    assert moved.keys() == {OBJECT_SCORE_BIAS}
+    expected = left["model"][OBJECT_SCORE_BIAS] + settings.presence_shift
+    torch.testing.assert_close(moved[OBJECT_SCORE_BIAS], expected.half(), rtol=0, atol=0)
     _check_each_stage_trained_its_own_part(settings)
 
     resolved = resolve_model(str(Path(settings.output) / "model"))
     assert resolved.trained
     assert resolved.architecture == json.loads(json.dumps(small_architecture().model_dump(mode="json")))
+
+
+def _halved(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor
 
 
 def _check_each_stage_trained_its_own_part(settings: TinyTraining) -> None:
