@@ -75,7 +75,7 @@ class ContactLearner(MemoryLearner):
         return turns[positions[0] // self._contact.loop.batch_size % len(turns)]
 
     def _round(self, positions: Sequence[int]) -> int:
-        """How many times all turns were taken."""
+        """How many times all turns were taken; those of one round have the motion prompt all or none of them."""
         return positions[0] // self._contact.loop.batch_size // len(self._contact.turns)
 
     def _clips(self, positions: Sequence[int]) -> tuple[ClipConfig, Sequence[int]]:

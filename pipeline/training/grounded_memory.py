@@ -132,7 +132,7 @@ class MemoryLearner(GroundedLearner):
         """The sentences of clips through all frames, with memory.
 
         Args:
-            turn: how many such steps there were; see `motion_prompt_every`.
+            turn: a count that grows from step to step; see `motion_prompt_every`.
         """
         stage, network = self._stage, self.network
         with_motion = network.project_motion is not None and turn % stage.motion_prompt_every == 0

@@ -279,7 +279,7 @@ class ContactStage(MemoryStage):
 
 
 def touching() -> ContactStage:
-    """The tiny model's: paths meet more often, straight ones most of all."""
+    """The tiny model's contact stage: paths of look-alikes meet twice as often as in the stage before."""
     meets = {"crossing_fraction": 0.4, "late_fraction": 0.05, "blink_fraction": 0.02, "occluder_fraction": 0.1}
     before = MemoryStage()
     loop = _loop(

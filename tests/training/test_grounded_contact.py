@@ -35,6 +35,13 @@ def test_a_part_begins_where_the_stage_says() -> None:
     part, _ = learner.part(stage.track_clips, range(2), starts=stage.starts)
     whole = learner.draw(stage.track_clips, range(2))
     assert torch.equal(part.objects_CTHW, whole.objects_CTHW[:, 1:4])
+    size = stage.loop.batch_size
+    for step in (1, 3):
+        positions = range(size * step, size * (step + 1))
+        for start in (0, 1):
+            moved = ContactLearner(small_network(), stage.model_copy(update={"starts": (start, start)}))
+            same = torch.equal(learner.losses(positions).means["focal"], moved.losses(positions).means["focal"])
+            assert same == (start == 1)
 
 
 def test_starts_beyond_the_clips_are_refused() -> None:
@@ -71,5 +78,5 @@ def test_streets_that_are_wider_are_stretched_as_frames_are() -> None:
     batch = street_batch([street], image_size=64, device=CPU)
     assert batch.objects_CTHW.shape == (1, 3, 64, 64)
     sky = street.labels()[0] == 0
-    if sky.any():
-        assert (batch.objects_CTHW[0, 0] == 1).float().mean().item() == pytest.approx(sky.mean(), abs=0.03)
+    assert sky.any()
+    assert (batch.objects_CTHW[0, 0] == 1).float().mean().item() == pytest.approx(sky.mean(), abs=0.03)
