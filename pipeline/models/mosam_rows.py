@@ -180,7 +180,8 @@ def _choose(
             candidates += both[1][row]
         box = None if forecast is None else forecast.kalman_box
         weight = forecast.kalman_weight if forecast is not None and rules.arbitrates else 0.0
-        choice = arbitrate(candidates, box, weight)
+        max_area = None if forecast is None else forecast.max_area
+        choice = arbitrate(candidates, box, weight, max_area)
         index.append(choice.index % num_plain)
         prompted.append(decides or choice.index >= num_plain)
         kalman_ious.append(choice.kalman_iou)
@@ -189,10 +190,12 @@ def _choose(
 
 def _numbers(candidates: MaskCandidates, row: int, frame_size: tuple[int, int]) -> list[Candidate]:
     boxes_K4 = candidate_boxes(candidates.logits_RKhw[row : row + 1], frame_size)[0]
-    numbers = torch.cat([candidates.predicted_iou_RK[row].float()[:, None], boxes_K4], dim=1).tolist()
+    area_K = (candidates.logits_RKhw[row] > 0).flatten(1).sum(dim=1)
+    told_K2 = torch.stack([candidates.predicted_iou_RK[row].float(), area_K.float()], dim=1)
     score = float(candidates.object_score_R1[row, 0])
     return [
-        Candidate(prompted=True, predicted_iou=iou, object_score=score, box=box_or_none(box)) for iou, *box in numbers
+        Candidate(prompted=True, predicted_iou=iou, object_score=score, box=box_or_none(box), area=area)
+        for iou, area, *box in torch.cat([told_K2, boxes_K4], dim=1).tolist()
     ]
 
 

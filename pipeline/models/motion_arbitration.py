@@ -21,12 +21,14 @@ class Candidate:
         predicted_iou: the decoder's estimate, 0..1.
         object_score: logit that the object is in view, of that decode.
         box: of the mask, in pixels of the decoded frame; None if it is empty.
+        area: of the mask, in cells of the logits' grid.
     """
 
     prompted: bool
     predicted_iou: float
     object_score: float
     box: Box4 | None
+    area: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,15 +40,21 @@ class Choice:
     kalman_iou: float | None
 
 
-def arbitrate(candidates: Sequence[Candidate], kalman_box: Box4 | None, weight: float) -> Choice:
+def arbitrate(
+    candidates: Sequence[Candidate], kalman_box: Box4 | None, weight: float, max_area: float | None = None
+) -> Choice:
     """The candidate with the best (1 - weight) predicted IoU + weight IoU(its box, the filter's box).
 
     Source: spec of MGP, arbitration [I], with the score of SAMURAI (arXiv 2411.11922). Candidates whose object score
     is not above 0 take no part; if none is left, the object is absent and the unprompted decode says so, by its best
     predicted IoU. Ties go to the first: put unprompted candidates first.
 
+    Where look-alikes touch, the mask of both is as sure as that of one, so a mask too large for the object takes no
+    part beside one that is not. Not in the spec [U].
+
     Args:
         kalman_box: in pixels of the decoded frame; None ignores the weight.
+        max_area: in cells; None allows any.
 
     Raises:
         ValueError: there is no unprompted candidate, or the weight is not in 0..1.
@@ -64,6 +72,8 @@ def arbitrate(candidates: Sequence[Candidate], kalman_box: Box4 | None, weight: 
         return Choice(
             index=index, score=candidates[index].predicted_iou, kalman_iou=_kalman_iou(candidates[index], kalman_box)
         )
+    if max_area is not None:
+        in_view = [place for place in in_view if candidates[place].area <= max_area] or in_view
     scores = {
         place: (1 - weight) * candidates[place].predicted_iou
         + weight * (_kalman_iou(candidates[place], kalman_box) or 0.0)

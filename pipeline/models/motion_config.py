@@ -50,6 +50,9 @@ class MotionConfig(BaseModel):
         min_area_share: a mask with a smaller share of the object's usual area shows a part of it, beside what hides the
             rest: it is bridged by the filter like no mask, for `coast_max` frames at most. Not in the spec: without it
             prompts followed the last visible sliver, then the occluder, and confirmed themselves [U].
+        max_area_share: one with a larger share holds something else too, as two look-alikes that touch do: it moves the
+            filter no more than a part does, and, once the filter is stable, takes no part in arbitration beside one
+            that is not too large. Not in the spec [U].
         min_predicted_iou: the last accepted mask must reach this for a motion prompt [I].
         coast_max: frames without an accepted mask that the filter bridges [I].
         max_jump_diagonals: a measured displacement further from the filter's, in object diagonals per frame, is
@@ -96,6 +99,7 @@ class MotionConfig(BaseModel):
 
     accept_predicted_iou: float = Field(default=0.3, ge=0, le=1)
     min_area_share: float = Field(default=0.5, ge=0, le=1)
+    max_area_share: float = Field(default=1.2, ge=1)
     min_predicted_iou: float = Field(default=0.5, ge=0, le=1)
     coast_max: int = Field(default=5, ge=0)
     max_jump_diagonals: float = Field(default=1.5, gt=0)

@@ -50,6 +50,8 @@ class MotionForecast:
         kalman: the filter, predicted to this frame, in grey pixels.
         kalman_box: its box in pixels of the decoded frame; None until the filter is stable.
         kalman_weight: of that box in arbitration; 0 until the filter is stable.
+        max_area: cells of the logits' grid that a mask may have once the filter is stable; see
+            `MotionConfig.max_area_share`.
         displacement_xy: since the last accepted frame, in grey pixels.
         agreement: of forward and backward flow on the warped mask, 0..1; None where none was measured.
         num_tracked: key points that Lucas-Kanade followed there and back.
@@ -62,6 +64,7 @@ class MotionForecast:
     kalman: KalmanState | None = None
     kalman_box: Box4 | None = None
     kalman_weight: float = 0.0
+    max_area: float | None = None
     displacement_xy: Point = (0.0, 0.0)
     agreement: float | None = None
     num_tracked: int = 0
@@ -108,6 +111,7 @@ def forecast(state: ObjectMotion, frame: FrameMotion, config: MotionConfig, flow
         kalman=kalman,
         kalman_box=box_to_frame(kalman.box, frame) if kalman is not None and is_stable else None,
         kalman_weight=config.kalman_weight if is_stable else 0.0,
+        max_area=config.max_area_share * state.usual_area if is_stable and config.mode != "off" else None,
     )
     reason = closed_gate(state, config)
     if reason or kalman is None:

@@ -29,7 +29,7 @@ class ObjectMotion:
         grey_HW: the last accepted frame; objects accepted on one frame share the array.
         accepted_frame: index of that frame.
         object_score, predicted_iou: of that mask.
-        usual_area: of accepted masks, in cells: the largest, less a twentieth for each frame since.
+        usual_area: of accepted masks, in cells; it follows them by a twentieth per frame at most.
         absent: frames since then.
         stable_frames: masks accepted since the filter began, without the first.
     """

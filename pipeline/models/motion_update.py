@@ -18,8 +18,9 @@ from pipeline.models.motion_warp import logits_box
 LOGIT_LIMIT = 32.0
 """Logits that prompt a later frame are cut here, as SAM2's predictor cuts those of an earlier answer."""
 
-_AREA_KEPT = 0.95
-"""Of an object's usual area per frame: one that goes away from the camera shrinks slower than this."""
+_AREA_KEPT, _AREA_GROWN = 0.95, 1.05
+"""Of an object's usual area per frame: one that goes away from the camera shrinks slower than the first, one that comes
+nearer grows slower than the second."""
 
 
 def update(
@@ -32,7 +33,7 @@ def update(
     predicted_iou: float,
     config: MotionConfig,
 ) -> ObjectMotion:
-    """The object after a frame. Its mask is accepted if it is in view, predicted to be good, and not a mere part.
+    """The object after a frame. Its mask is accepted if it is in view, predicted to be good, and of a usual size.
 
     Source: spec of MGP, state and gates [I]. The filter begins anew on the first accepted frame, after more than
     `coast_max` frames without one, after a shorter absence from which the object comes back elsewhere (its box does
@@ -60,8 +61,8 @@ def update(
     if box is None or object_score <= 0 or predicted_iou <= config.accept_predicted_iou:
         return _coast(state, expected, config)
     area = float(np.count_nonzero(logits_hw > 0))
-    is_part = area < config.min_area_share * state.usual_area
-    if is_part and expected is not None and state.absent < config.coast_max:
+    is_other = not config.min_area_share * state.usual_area <= area <= config.max_area_share * state.usual_area
+    if is_other and expected is not None and state.absent < config.coast_max:
         return _coast(state, expected, config)
     kalman, stable_frames = _follow(state, expected, box, frame)
     mask_HW = cv2.resize(logits_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0
@@ -75,7 +76,9 @@ def update(
         accepted_frame=frame.frame_index,
         object_score=object_score,
         predicted_iou=predicted_iou,
-        usual_area=area if is_part or expected is None else max(area, _AREA_KEPT * state.usual_area),
+        usual_area=area
+        if is_other or expected is None
+        else min(max(area, _AREA_KEPT * state.usual_area), _AREA_GROWN * state.usual_area),
         stable_frames=stable_frames,
     )
 

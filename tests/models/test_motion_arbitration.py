@@ -1,5 +1,7 @@
 """Which candidate wins: brute force over drawn numbers, and boxes of logits against closed forms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,16 @@ def test_a_prompt_cannot_bring_back_what_neither_decode_sees() -> None:
 
 def test_a_tie_goes_to_the_unprompted_candidate() -> None:
     assert arbitrate([candidate(0.7), candidate(0.7, prompted=True)], KALMAN_BOX, 0.25).index == 0
+
+
+def test_a_mask_too_large_for_the_object_takes_no_part_beside_one_that_is_not() -> None:
+    both, one = replace(candidate(0.9), area=60.0), replace(candidate(0.7, prompted=True), area=40.0)
+    assert arbitrate([both, one], KALMAN_BOX, 0.25).index == 0
+    assert arbitrate([both, one], KALMAN_BOX, 0.25, 50.0).index == 1
+    assert arbitrate([both, one], KALMAN_BOX, 0.25, 60.0).index == 0
+    assert arbitrate([both, one], KALMAN_BOX, 0.25, 30.0).index == 0, "all are too large: none is left out"
+    unseen = replace(one, object_score=-1.0)
+    assert arbitrate([both, unseen], KALMAN_BOX, 0.25, 50.0).index == 0, "what is not in view is no way out"
 
 
 def test_without_an_unprompted_candidate_there_is_nothing_to_arbitrate() -> None:

@@ -160,6 +160,7 @@ def test_sources_give_way_to_each_other_in_order() -> None:
     assert made[-1].source == "kalman"
     assert prompt_iou(made[-1], world.draw(18).mask) > 0.9
     assert [ahead.kalman_weight for ahead in made] == [0.0] * 15 + [0.25] * 3
+    assert [ahead.max_area is not None for ahead in made] == [False] * 15 + [True] * 3
 
 
 def test_hidden_objects_are_bridged_by_the_filter_and_then_given_up() -> None:

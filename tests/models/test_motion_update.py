@@ -101,6 +101,21 @@ def test_a_mask_that_lost_most_of_its_area_is_bridged_and_at_last_believed() -> 
         assert state.absent == 0, "one that goes away from the camera is followed"
 
 
+def test_a_mask_that_took_in_a_neighbour_is_bridged_and_at_last_believed() -> None:
+    state = seen(seen(ObjectMotion(), prompted=True))
+    both = np.maximum(LOGITS, np.roll(LOGITS, 8, axis=1))
+    merged = seen(state, logits_hw=both)
+    assert (merged.absent, merged.box, merged.usual_area) == (1, state.box, state.usual_area)
+    assert merged.kalman is not None
+    assert merged.kalman.mean[0] == pytest.approx(state.kalman.mean[0], abs=1), "it is not drawn to the neighbour"  # type: ignore[union-attr]
+    for _ in range(5):
+        merged = seen(merged, logits_hw=both)
+    assert (merged.absent, merged.usual_area) == (0, np.count_nonzero(both > 0)), "that is how large it is now"
+    for step in range(12):
+        state = seen(state, logits_hw=LOGITS + 0.15 * step)
+        assert state.absent == 0, "one that comes nearer is followed"
+
+
 def test_a_frame_that_the_user_prompts_begins_the_filter_anew() -> None:
     state = seen(seen(ObjectMotion(), prompted=True))
     assert seen(state).stable_frames == 2
