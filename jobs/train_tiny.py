@@ -19,6 +19,7 @@ from pipeline.training.tiny_recipes import (
     ReferStage,
     TrackStage,
     detailing,
+    guiding,
     ripening,
     sharpening,
     touching,
@@ -48,6 +49,8 @@ class TrainTiny(TrainJob):
     """Memory, and prompts by points, boxes and masks."""
     contact: ContactStage = touching()
     """The same where things touch, on short clips, and on streets."""
+    guide: ContactStage = guiding()
+    """Tracking with and without motion prompts, beside sentences."""
     cme: CmeStage = CmeStage()
     """The conditional memory encoder's head."""
 

@@ -63,7 +63,9 @@ class ContactLearner(MemoryLearner):
         if turn == "short":
             return self.refer(self.draw(config, items), turn=self._round(positions))
         batch, generator = self.part(config, items, starts=stage.starts)
-        return self.track(batch, generator) if turn == "track" else self.refer(batch, turn=self._round(positions))
+        if turn == "refer":
+            return self.refer(batch, turn=self._round(positions))
+        return self.track(batch, generator, forecast_share=stage.forecast_share if turn == "guided" else 0.0)
 
     def look_ahead(self, positions: Sequence[int]) -> None:
         """Begin to draw the clips at these positions."""
@@ -82,7 +84,7 @@ class ContactLearner(MemoryLearner):
         stage, turn = self._contact, self._turn(positions)
         if turn == "short":
             return stage.short_clips, [2 * position + second for position in positions for second in (0, 1)]
-        return (stage.track_clips if turn == "track" else stage.refer_clips), positions
+        return (stage.refer_clips if turn == "refer" else stage.track_clips), positions
 
     def _streets(self, positions: Sequence[int]) -> StreetBatch:
         stage, core = self._contact, self.network.core
@@ -94,11 +96,13 @@ class ContactLearner(MemoryLearner):
         return street_batch(streets, image_size=core.config.image_size, device=core.device)
 
 
-def street_batch(streets: Sequence[Street], *, image_size: int, device: torch.device) -> StreetBatch:
+def street_batch(
+    streets: Sequence[Street], *, image_size: int, device: torch.device, min_region_px: int = MIN_REGION_PX
+) -> StreetBatch:
     """Streets of equal length, stretched to the model's square as tracking stretches its frames."""
     size = (image_size, image_size)
     frames = [resize_frame(image, size) for street in streets for image in street.rgb()]
-    regions = np.stack([_regions(street, size) for street in streets])
+    regions = np.stack([_regions(street, size, min_region_px) for street in streets])
     return StreetBatch(
         images_F3HW=to_square(frames, num_rows=len(frames), image_size=image_size, device=device),
         objects_CTHW=torch.from_numpy(regions).to(device),
@@ -106,12 +110,18 @@ def street_batch(streets: Sequence[Street], *, image_size: int, device: torch.de
     )
 
 
-def _regions(street: Street, size: tuple[int, int]) -> NDArray[np.int64]:
+def _regions(street: Street, size: tuple[int, int], min_region_px: int) -> NDArray[np.int64]:
     instances_THW = street.instances().astype(np.int64)
     by_class_THW = street.labels().astype(np.int64) + 1
     regions_THW = np.where(instances_THW > 0, instances_THW + _FIRST_INSTANCE, by_class_THW)
-    height, width = regions_THW.shape[1:]
-    rows, columns = (np.arange(new) * old // new for new, old in zip(size, (height, width), strict=True))
-    resized = regions_THW[:, rows[:, None], columns[None, :]]
+    resized = nearest(regions_THW, size)
     numbers, areas = np.unique(resized[0], return_counts=True)
-    return np.where(np.isin(resized, numbers[areas >= MIN_REGION_PX]), resized, 0)
+    return np.where(np.isin(resized, numbers[areas >= min_region_px]), resized, 0)
+
+
+def nearest(labels_THW: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Label maps stretched to another size, (T, height, width)."""
+    height, width = labels_THW.shape[1:]
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, (height, width), strict=True))
+    stretched: NDArray[np.int64] = labels_THW[:, rows[:, None], columns[None, :]]
+    return stretched

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pipeline.models.samwise_network import SamwiseNetwork
 from pipeline.models.text_free_core import TextFreeCore
 from pipeline.synth.config import ClipConfig
+from pipeline.training.forecast_prompts import ForecastPrompts, forecast_prompts
 from pipeline.training.gradients import BatchLosses, RatioLoss
 from pipeline.training.grounded import GroundedLearner, fuse_batch
 from pipeline.training.grounded_clips import GroundedBatch
@@ -121,10 +122,19 @@ class MemoryLearner(GroundedLearner):
         start = int(generator.integers(lowest, highest + 1))
         return self.draw(config, positions).window(start, num_frames), generator
 
-    def track(self, batch: TrackedClips, generator: np.random.Generator) -> BatchLosses:
-        """Some objects of the clips through all frames, without text."""
+    def track(self, batch: TrackedClips, generator: np.random.Generator, *, forecast_share: float = 0.0) -> BatchLosses:
+        """Some objects of the clips through all frames, without text.
+
+        Args:
+            forecast_share: of later frames that are told a forecast of the object's motion.
+        """
         objects = choose_objects(batch, per_clip=self._stage.objects_per_clip, generator=generator)
-        scores = track_through(self._tracking, batch.images_F3HW, objects, num_frames=batch.num_frames)
+        forecasts: Sequence[ForecastPrompts | None] = ()
+        if forecast_share > 0:
+            forecasts = forecast_prompts(objects.targets_BTHW, generator=generator, share=forecast_share)
+        scores = track_through(
+            self._tracking, batch.images_F3HW, objects, num_frames=batch.num_frames, forecasts=forecasts
+        )
         metrics = {f"{name}_tracked": value for name, value in row_metrics(scores).items()}
         return BatchLosses(means=row_losses(scores), metrics=metrics, sample_ids=batch.sample_ids)
 

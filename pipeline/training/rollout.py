@@ -20,6 +20,7 @@ from pipeline.models.memory_policies import MemoryPolicy, RecentFrames
 from pipeline.models.sam2_core import Sam2Core
 from pipeline.models.samwise_network import FusedClip, SamwiseNetwork
 from pipeline.models.tracking import uses_multimask
+from pipeline.training.forecast_prompts import ForecastPrompts
 from pipeline.training.grounded_clips import GroundedBatch
 from pipeline.training.mask_losses import RowScores
 from pipeline.training.tiny_recipes import SHOWN_BY, ShownBy
@@ -128,9 +129,31 @@ def refer_through(network: SamwiseNetwork, fused: FusedClip, batch: GroundedBatc
     )
 
 
-def track_through(core: Sam2Core, images_F3HW: Tensor, objects: PromptedObjects, *, num_frames: int) -> RowScores:
-    """Objects shown on the first frame, tracked by SAM2 alone; a given mask's own frame is not scored."""
-    features = core.encode_image(images_F3HW)
+def track_through(
+    core: Sam2Core,
+    images_F3HW: Tensor,
+    objects: PromptedObjects,
+    *,
+    num_frames: int,
+    forecasts: Sequence[ForecastPrompts | None] = (),
+) -> RowScores:
+    """Objects shown on the first frame, tracked by SAM2 alone; a given mask's own frame is not scored.
+
+    Args:
+        forecasts: motion prompts by frame, as MoSAM's decode with them has; by default none.
+    """
+    return track_encoded(core, core.encode_image(images_F3HW), objects, num_frames=num_frames, forecasts=forecasts)
+
+
+def track_encoded(
+    core: Sam2Core,
+    features: ImageFeatures,
+    objects: PromptedObjects,
+    *,
+    num_frames: int,
+    forecasts: Sequence[ForecastPrompts | None] = (),
+) -> RowScores:
+    """`track_through` on frames encoded already."""
     memories = Memories(len(objects.clip_B), RecentFrames.of(core.config))
     scores: list[RowScores] = []
     for frame in range(num_frames):
@@ -139,7 +162,8 @@ def track_through(core: Sam2Core, images_F3HW: Tensor, objects: PromptedObjects,
             shown = core.take_mask(rows, objects.mask_B1HW)
             memories.add(0, shown, _memory_of_prompt(core, rows, shown), is_conditioning=True)
             continue
-        multimask, candidates = _candidates(core, rows, memories, objects, frame)
+        forecast = forecasts[frame] if forecasts else None
+        multimask, candidates = _candidates(core, rows, memories, objects, frame, forecast)
         chosen = core.choose(candidates, candidates.predicted_iou_RK.argmax(dim=1))
         logits_BKHW = _enlarge_all(core, candidates.logits_RKhw)
         scores.append(
@@ -241,14 +265,20 @@ def choose_objects(
 
 
 def _candidates(
-    core: Sam2Core, rows: ImageFeatures, memories: Memories, objects: PromptedObjects, frame: int
+    core: Sam2Core,
+    rows: ImageFeatures,
+    memories: Memories,
+    objects: PromptedObjects,
+    frame: int,
+    forecast: ForecastPrompts | None,
 ) -> tuple[bool, MaskCandidates]:
     first = frame == 0
+    asked = objects if first else forecast
     num_points = objects.labels_BP.shape[1] if first and objects.labels_BP is not None else 0
     prompts = core.encode_prompts(
         len(rows),
-        points_RP2=objects.points_BP2 if first else None,
-        labels_RP=objects.labels_BP if first else None,
+        points_RP2=None if asked is None else asked.points_BP2,
+        labels_RP=None if asked is None else asked.labels_BP,
     )
     multimask = uses_multimask(core.config, is_first_answer=first, num_points=num_points)
     pix = core.attend(rows, memories.select(frame))

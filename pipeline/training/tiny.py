@@ -28,6 +28,7 @@ from pipeline.training.tiny_recipes import (
     ReferStage,
     TrackStage,
     detailing,
+    guiding,
     ripening,
     sharpening,
     touching,
@@ -36,8 +37,18 @@ from pipeline.training.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-StageName = Literal["refer", "ripen", "sharpen", "detail", "track", "memory", "contact", "cme"]
-STAGES: tuple[StageName, ...] = ("refer", "ripen", "sharpen", "detail", "track", "memory", "contact", "cme")
+StageName = Literal["refer", "ripen", "sharpen", "detail", "track", "memory", "contact", "guide", "cme"]
+STAGES: tuple[StageName, ...] = (
+    "refer",
+    "ripen",
+    "sharpen",
+    "detail",
+    "track",
+    "memory",
+    "contact",
+    "guide",
+    "cme",
+)
 MODEL_FOLDER = "model"
 MODEL_FILE = "tiny.safetensors"
 OBJECT_SCORE_BIAS = "sam.sam_mask_decoder.pred_obj_score_head.layers.2.bias"
@@ -56,7 +67,7 @@ class TinyTraining(BaseModel):
         torch_threads: of torch's operators on a CPU; more than one is slower on few busy cores.
         presence_shift: added to every object score of the model that is written; below 0 it calls more frames empty.
             Chosen on clips of development seed 777 alone, between sentences without referent and late frames lost.
-        refer, ripen, sharpen, detail, track, memory, contact, cme: the stages' recipes.
+        refer, ripen, sharpen, detail, track, memory, contact, guide, cme: the stages' recipes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,6 +86,7 @@ class TinyTraining(BaseModel):
     track: TrackStage = TrackStage()
     memory: MemoryStage = MemoryStage()
     contact: ContactStage = touching()
+    guide: ContactStage = guiding()
     cme: CmeStage = CmeStage()
 
     def loop(self, stage: StageName) -> LoopConfig:
@@ -87,6 +99,7 @@ class TinyTraining(BaseModel):
             "track": self.track,
             "memory": self.memory,
             "contact": self.contact,
+            "guide": self.guide,
             "cme": self.cme,
         }
         return recipes[stage].loop
@@ -138,8 +151,9 @@ def build_learner(settings: TinyTraining, stage: StageName) -> GroundedLearner:
         return TrackLearner(network, settings.track, num_threads=settings.num_threads)
     if stage == "memory":
         return MemoryLearner(network, settings.memory, num_threads=settings.num_threads)
-    if stage == "contact":
-        return ContactLearner(network, settings.contact, num_threads=settings.num_threads)
+    if stage in ("contact", "guide"):
+        recipe = settings.contact if stage == "contact" else settings.guide
+        return ContactLearner(network, recipe, num_threads=settings.num_threads)
     return CmeLearner(network, settings.cme, num_threads=settings.num_threads)
 
 

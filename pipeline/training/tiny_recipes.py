@@ -237,7 +237,7 @@ class MemoryStage(BaseModel):
     )
 
 
-Turn = Literal["refer", "short", "track", "street"]
+Turn = Literal["refer", "short", "track", "guided", "street"]
 
 
 class ContactStage(MemoryStage):
@@ -249,12 +249,13 @@ class ContactStage(MemoryStage):
 
     Attributes:
         turns: what a step does, one after the other: sentences with memory on a part of a long clip, sentences on
-            whole short clips, of which a batch has twice as many, objects tracked through a part, regions of streets
-            tracked likewise.
+            whole short clips, of which a batch has twice as many, objects tracked through a part, the same with motion
+            prompts, regions of streets tracked likewise.
         starts: lowest and highest frame that a part begins with.
         short_clips: for "short".
         streets: of which regions are tracked; all their frames are used.
         streets_per_step: number of them.
+        forecast_share: of the later frames of a "guided" part that have a motion prompt.
     """
 
     turns: tuple[Turn, ...] = Field(default=("refer", "track", "short", "refer", "track", "street"), min_length=1)
@@ -269,6 +270,7 @@ class ContactStage(MemoryStage):
     )
     streets: StreetConfig = STREET_PRESETS["street_train"]
     streets_per_step: int = Field(default=6, ge=1)
+    forecast_share: float = Field(default=0.8, gt=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -296,6 +298,30 @@ def touching() -> ContactStage:
         refer_clips=before.refer_clips.derive(name="contact24", **meets),
         track_clips=before.track_clips.derive(name="contact24_tracked", **meets),
         loop=loop,
+    )
+
+
+def guiding() -> ContactStage:
+    """After contact: in every other step objects are tracked, in turns by memory alone and told where to look.
+
+    A tracker whose weights never saw a motion prompt beside a memory is misled by it: MoSAM's prompts cost such weights
+    0.05 J where they should gain.
+    """
+    before = touching()
+    slow = dict.fromkeys(before.loop.rate_factors, 0.5)
+    return before.model_copy(
+        update={
+            "turns": ("refer", "track", "short", "guided"),
+            "short_clips": before.short_clips.derive(
+                name="guide4",
+                twin_differs={"motion": 0.45, "colour": 0.05, "shape": 0.2, "texture": 0.15, "size": 0.15},
+            ),
+            "refer_clips": before.refer_clips.derive(name="guide24"),
+            "track_clips": before.track_clips.derive(name="guide24_tracked"),
+            "loop": before.loop.model_copy(
+                update={"num_steps": 2000, "learning_rate": 8e-4, "rate_factors": slow, "seed": 9}
+            ),
+        }
     )
 
 

@@ -39,7 +39,7 @@ def small_contact(num_steps: int) -> ContactStage:
         refer_clips=four,
         track_clips=four,
         num_frames=3,
-        turns=("street", "refer", "short", "track"),
+        turns=("street", "refer", "short", "track", "guided"),
         starts=(1, 1),
         short_clips=CLIPS,
         streets=StreetConfig(name="small_street", height=64, width=96, num_frames=2),
@@ -77,5 +77,6 @@ def small_stages(num_steps: int) -> dict[str, ReferStage | TrackStage | MemorySt
         ),
         "memory": MemoryStage(refer_clips=four, track_clips=four, num_frames=3, loop=loop),
         "contact": small_contact(num_steps),
+        "guide": small_contact(num_steps).model_copy(update={"turns": ("guided", "short")}),
         "cme": CmeStage(late_clips=four, plain_clips=three, loop=small_loop(num_steps, 2)),
     }

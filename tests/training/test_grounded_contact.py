@@ -17,16 +17,32 @@ SQUARE = StreetConfig(name="square_street", height=96, width=96, num_frames=3)
 
 
 def test_every_turn_is_taken_on_clips_of_its_kind() -> None:
-    stage = small_contact(4)
+    stage = small_contact(5)
     learner = ContactLearner(small_network(), stage)
     size = stage.loop.batch_size
-    losses = [learner.losses(range(size * step, size * (step + 1))) for step in range(4)]
+    losses = [learner.losses(range(size * step, size * (step + 1))) for step in range(5)]
     names = [{sample_id.rsplit("_train_", 1)[0] for sample_id in found.sample_ids} for found in losses]
-    assert names == [{"small_street"}, {"small4"}, {"small"}, {"small4"}]
-    assert [len(found.sample_ids) for found in losses] == [stage.streets_per_step, size, 2 * size, size]
-    assert ["words" in found.means for found in losses] == [False, True, True, False]
+    assert names == [{"small_street"}, {"small4"}, {"small"}, {"small4"}, {"small4"}]
+    assert [len(found.sample_ids) for found in losses] == [stage.streets_per_step, size, 2 * size, size, size]
+    assert ["words" in found.means for found in losses] == [False, True, True, False, False]
     again = learner.losses(range(size * 3, size * 4))
     assert torch.equal(again.means["focal"], losses[3].means["focal"])
+
+
+def test_a_guided_turn_is_a_tracked_one_with_motion_prompts() -> None:
+    stage = small_contact(5)
+    positions = range(stage.loop.batch_size)
+    told, untold, never = (
+        ContactLearner(small_network(), stage.model_copy(update=changes)).losses(positions)
+        for changes in (
+            {"turns": ("guided",)},
+            {"turns": ("track",)},
+            {"turns": ("guided",), "forecast_share": 1e-9},
+        )
+    )
+    assert told.sample_ids == untold.sample_ids
+    assert not torch.equal(told.means["focal"], untold.means["focal"])
+    assert torch.equal(never.means["focal"], untold.means["focal"])
 
 
 def test_a_part_begins_where_the_stage_says() -> None:
