@@ -78,7 +78,7 @@ class TinyTraining(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int = Field(default=0, ge=0)
     torch_threads: int | None = Field(default=1, ge=1)
-    presence_shift: float = -0.4
+    presence_shift: float = 0.0
     refer: ReferStage = ReferStage()
     ripen: ReferStage = ripening()
     sharpen: ReferStage = sharpening()

@@ -37,7 +37,8 @@ def small_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 def settings(tmp_path: Path) -> TinyTraining:
     """All stages in small."""
     stages = {name: stage.model_dump() for name, stage in small_stages(NUM_STEPS).items()}
-    return TinyTraining.model_validate({"output": str(tmp_path / "whole"), "architecture": "small_tiny", **stages})
+    shifted = {"output": str(tmp_path / "whole"), "architecture": "small_tiny", "presence_shift": -0.4}
+    return TinyTraining.model_validate({**shifted, **stages})
 
 
 def test_stages_follow_each_other_resume_exactly_and_leave_a_model(settings: TinyTraining, tmp_path: Path) -> None:
