@@ -1,7 +1,7 @@
 """`make bench-semantic`: a small network on held-out streets, alone and refined by SAM2's masklets, and the verdicts.
 
     python -m tests.bench.semantic --json docs/measurements/semantic_streets.json
-    python -m tests.bench.semantic --network FOLDER --model tiny --streets 6 --seed 1
+    python -m tests.bench.semantic --network FOLDER --model tiny-streets --streets 6 --seed 1
 
 Without --network a network is trained first, with fixed seeds, for 500 steps (about 90 s of one core). Thresholds are
 chosen on streets of the validation split (--calibrate 0 takes the method's own); all variants then run on the same
@@ -159,7 +159,7 @@ def _options(arguments: Sequence[str] | None) -> Any:
         prog="semantic", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--network", default=None, help="a trained network's folder; by default one is trained")
-    parser.add_argument("--model", default="tiny", help="SAM2: a name, a file, a folder (SAM2 or SAMWISE)")
+    parser.add_argument("--model", default="tiny-streets", help="SAM2: a name, a file, a folder (SAM2 or SAMWISE)")
     parser.add_argument(
         "--image-size", type=int, nargs="+", help="side of SAM2's square, or several to choose from; by default its own"
     )

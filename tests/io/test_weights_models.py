@@ -165,12 +165,14 @@ def test_reports_tell_what_is_here_and_fail_where_something_is_wrong(tmp_path: P
         weights_report("path", "m", registry=random)
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-multimodal"])
-def test_an_embedded_model_is_in_the_package_and_is_what_the_registry_says(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "architecture"), [("tiny", "tiny"), ("tiny-streets", "tiny"), ("tiny-multimodal", "tiny-multimodal")]
+)
+def test_an_embedded_model_is_in_the_package_and_is_what_the_registry_says(name: str, architecture: str) -> None:
     model = resolve_model(name, offline=True)
     file = model.files["checkpoint"]
     assert model.trained
-    assert model.architecture_name == name
+    assert model.architecture_name == architecture
     assert model.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert file.stat().st_size < 8 << 20
 
