@@ -1,7 +1,7 @@
 """What a session of 128 masklets at 512 px holds: `python -m tests.bench.bench_masklets`.
 
-Random weights with SAM2's own memory sizes (64 channels, seven memories of 32 x 32 cells) in a narrow decoder, so that a
-frame takes seconds. The status is 1 if the session held a gibibyte or more, or did not follow all 128.
+Random weights with SAM2's own memory sizes (64 channels, seven memories of 32 x 32 cells) in a narrow decoder, so that
+a frame takes seconds. The status is 1 if the session held a gibibyte or more, or did not follow all 128.
 """
 
 import platform
