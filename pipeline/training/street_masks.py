@@ -84,8 +84,7 @@ class MasksTraining(BaseModel):
 
     Attributes:
         streets: that regions are drawn from.
-        class_weight: of the helper head that names each cell's class, dropped afterwards: clicks alone teach what a
-            street is made of too slowly.
+        class_weight: of the helper head that names each cell's class, dropped afterwards.
         phases: one after the other; the last one lasts to the end.
     """
 

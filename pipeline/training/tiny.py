@@ -66,7 +66,7 @@ class TinyTraining(BaseModel):
         num_threads: that draw clips ahead of time.
         torch_threads: of torch's operators on a CPU; more than one is slower on few busy cores.
         presence_shift: added to every object score of the model that is written; below 0 it calls more frames empty.
-            Chosen on clips of development seed 777 alone, between sentences without referent and late frames lost.
+            0: on development seed 777 a shift of -0.4 cost more of the masks than it gained of empty frames.
         refer, ripen, sharpen, detail, track, memory, contact, guide, cme: the stages' recipes.
     """
 
