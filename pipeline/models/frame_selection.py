@@ -19,7 +19,10 @@ CELLS_PER_TOKEN = 16
 """Cells of the mask logits' grid (stride 4) per memory token (stride 16)."""
 
 MIN_TOKENS = 4
-"""A mask of less than this many tokens' area is no memory. Not stated in the paper."""
+"""A mask of less than this many tokens' area is no memory, unless the object is small. Not stated in the paper."""
+
+MIN_SHARE = 0.5
+"""An object is small if this share of its area, as it was prompted, is less; then this is what a mask needs. Ours."""
 
 
 class SelectedFrames(PoolPolicy):
@@ -62,15 +65,15 @@ class SelectedFrames(PoolPolicy):
 
     def remember(self, bank: MemoryBank, entry: MemoryEntry) -> MemoryBank:
         """Accepted frames enter; the one just passed stays until the next comes, then only if on the stride."""
-        if not entry.is_conditioning and not self.accepts(entry):
+        if not entry.is_conditioning and not self.accepts(bank, entry):
             return bank
         bank = with_entry(bank, entry)
         candidates = [e for e in self.in_order(bank) if e is entry or e.frame_index % self.stride == 0]
         return keep_only(bank, candidates[: self.pool_frames], [])
 
-    def accepts(self, entry: MemoryEntry) -> bool:
+    def accepts(self, bank: MemoryBank, entry: MemoryEntry) -> bool:
         """Whether a tracked frame may be remembered: the object is in view, and its mask is not a mere guess."""
-        large = entry.num_inside is None or entry.num_inside >= MIN_TOKENS * CELLS_PER_TOKEN
+        large = entry.num_inside is None or entry.num_inside >= _least_inside(bank)
         return entry.object_score > 0 and entry.predicted_iou > self.accept_predicted_iou and large
 
     def _ranked(self, pool: list[MemoryEntry]) -> list[MemoryEntry]:
@@ -80,6 +83,12 @@ class SelectedFrames(PoolPolicy):
         scores = [quality(entry) - self.recency * age / self.pool_frames for age, entry in enumerate(pool)]
         order = sorted(range(len(pool)), key=lambda i: (-math.floor(scores[i] / self.tie_margin), i))
         return [pool[i] for i in order]
+
+
+def _least_inside(bank: MemoryBank) -> float:
+    """Cells that a mask needs to be remembered."""
+    shown = [entry.num_inside for entry in bank.conditioning.values() if entry.num_inside]
+    return min([MIN_TOKENS * CELLS_PER_TOKEN, *(MIN_SHARE * num_inside for num_inside in shown)])
 
 
 def quality(entry: MemoryEntry) -> float:

@@ -78,12 +78,21 @@ def test_age_takes_off_quality_so_that_the_pool_does_not_stagnate() -> None:
 
 def test_absent_small_and_doubtful_frames_never_enter_the_pool_whose_oldest_goes_first() -> None:
     policy = SelectedFrames(num_recent=6, pool_frames=3)
-    bad = [entry(2, score=-1.0), entry(3, iou=0.2), entry(4, num_inside=63)]
+    bad = [entry(2, score=-1.0), entry(3, iou=0.2), entry(4, num_inside=49)]
     bank = told(policy, [entry(1), *bad, entry(5)])
     assert list(bank.recent) == [1, 5]
     bank = told(policy, [entry(i) for i in range(1, 9)])
     assert list(bank.recent) == [6, 7, 8]
     assert list(bank.conditioning) == [0]
+
+
+@pytest.mark.parametrize(("shown", "least"), [(1000, 64), (128, 64), (100, 50), (20, 10)])
+def test_a_small_object_is_remembered_small_and_a_large_one_by_four_tokens(shown: int, least: int) -> None:
+    policy = SelectedFrames(num_recent=6)
+    bank = policy.remember(MemoryBank(), entry(0, is_conditioning=True, num_inside=shown))
+    for index, num_inside in enumerate((least - 1, least), start=1):
+        bank = policy.remember(bank, entry(index, num_inside=num_inside))
+    assert list(bank.recent) == [2]
 
 
 def test_a_stride_keeps_its_raster_and_the_frame_just_passed() -> None:
