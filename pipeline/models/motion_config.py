@@ -41,9 +41,15 @@ class MotionConfig(BaseModel):
         min_correlation: where it is textured, the warped mask's old pixels must look like its new ones, by normalised
             correlation. Not in the spec: on drawn videos with a displacement of 5 % of the height that the filter did
             not foresee, agreement was .91 at a warped IoU of .59, and correlation .15 [U].
-        search_share: if the flow around the filter's displacement is not believed, the pixels of an object accepted on
-            the frame before are looked for within this share of the short side, and flow is measured anew from there; 0
-            does not look [I].
+        sure_fit: flow that fits so well, agreement times correlation, is believed at once. Not in the spec: on a
+            turning object flow around the filter's displacement agreed at .5 to .9 and was wrong, where correlation
+            was .5 to .8; right flow had .97 [U].
+        far_flow_cost: of other believed flows the one is taken that fits best, less this times its distance from the
+            filter's displacement as a share of the longest one believed; look-alikes fit equally well [U].
+        search_share: if the flow around the filter's displacement does not fit so well, the pixels of an object
+            accepted on the frame before are looked for within this share of the short side, and no further than a
+            displacement is believed, and flow is measured anew from there; 0 does not look [I].
+        far_match_cost: of correlation, in that search, at its furthest; look-alikes again [U].
         box_margin: a forecast box grows by this share of its sides, half on each side [I].
         out_of_view_logit: warped logits of what comes from outside the frame [I].
         accept_predicted_iou: below, a mask neither moves the filter nor counts as seen [I].
@@ -93,7 +99,10 @@ class MotionConfig(BaseModel):
     agreement_absolute: float = Field(default=0.5, gt=0)
     min_agreement: float = Field(default=0.5, ge=0, le=1)
     min_correlation: float = Field(default=0.5, ge=0, le=1)
+    sure_fit: float = Field(default=0.9, ge=0, le=1)
+    far_flow_cost: float = Field(default=1.5, ge=0)
     search_share: float = Field(default=0.3, ge=0, le=1)
+    far_match_cost: float = Field(default=0.15, ge=0)
     box_margin: float = Field(default=0.1, ge=0)
     out_of_view_logit: float = Field(default=-8.0, lt=0)
 

@@ -162,7 +162,14 @@ def window_field(
 
 
 def matched_shift(
-    previous_HW: Grey, current_HW: Grey, mask_HW: Mask, box: Box4, around_xy: tuple[float, float], config: MotionConfig
+    previous_HW: Grey,
+    current_HW: Grey,
+    mask_HW: Mask,
+    box: Box4,
+    around_xy: tuple[float, float],
+    *,
+    reach_px: float,
+    config: MotionConfig,
 ) -> tuple[int, int] | None:
     """Where the object's own pixels fit best, in whole grey pixels; None if they fit nowhere well.
 
@@ -172,10 +179,10 @@ def matched_shift(
     Args:
         mask_HW, box: of the object in the previous image.
         around_xy: the displacement around which to search.
+        reach_px: no displacement further from it is considered.
     """
-    reach = config.search_share * min(previous_HW.shape)
     columns, rows = (np.arange(int(np.floor(box[axis])), int(np.ceil(box[axis + 2]))) for axis in (0, 1))
-    far = round(reach / 2) * 2
+    far = round(reach_px / 2) * 2
     search_columns = np.arange(columns[0] + round(around_xy[0]) - far, columns[-1] + 1 + round(around_xy[0]) + far)
     search_rows = np.arange(rows[0] + round(around_xy[1]) - far, rows[-1] + 1 + round(around_xy[1]) + far)
     template, mask = (
@@ -190,8 +197,10 @@ def matched_shift(
         cv2.TM_CCOEFF_NORMED,
         mask=(mask > 127).astype(np.uint8),
     )
-    scores = np.where(np.isfinite(scores), scores, -1.0)
-    row, column = np.unravel_index(int(scores.argmax()), scores.shape)
+    away_y, away_x = (2 * np.arange(count) - far for count in scores.shape)
+    away = np.hypot(away_y[:, None], away_x[None]) / max(reach_px, 1.0)
+    scores = np.where(np.isfinite(scores) & (away <= 1), scores, -1.0)
+    row, column = np.unravel_index(int((scores - config.far_match_cost * away).argmax()), scores.shape)
     if scores[row, column] < config.min_correlation:
         return None
     return int(search_columns[0] - columns[0] + 2 * column), int(search_rows[0] - rows[0] + 2 * row)

@@ -181,23 +181,11 @@ def measure(
     )
     num_tracked = int(found_P.sum())
     tracked_P2 = to_P2[found_P] if num_tracked >= config.min_tracked_points else None
-    agreement = None
-    for field in _fields(state, frame, expected_xy, config, flow):
-        warp = warp_logits(logits_hw, field, size, config)
-        agreement, warped_hw = warp.agreement, warp.logits_hw
-        if warp.is_believed(config):
-            moved_P2 = move_points(state.points_P2, field)
-            dense = Motion(
-                source="dense",
-                displacement_xy=_median(moved_P2 - state.points_P2),
-                logits_hw=warped_hw,
-                points_P2=moved_P2 if tracked_P2 is None else tracked_P2,
-                from_P2=state.points_P2 if tracked_P2 is None else state.points_P2[found_P],
-                box=logits_box(warped_hw, size),
-                size=size,
-                field=field,
-            )
-            return dense, agreement, num_tracked
+    dense, agreement = _dense(state, frame, expected_xy, config, flow)
+    if dense is not None:
+        if tracked_P2 is not None:
+            dense = replace(dense, points_P2=tracked_P2, from_P2=state.points_P2[found_P])
+        return dense, agreement, num_tracked
     motion: Motion | None = None
     if tracked_P2 is not None:
         from_P2 = state.points_P2[found_P]
@@ -208,6 +196,43 @@ def measure(
         both_P2 = (state.points_P2, moved_P2)
         motion = _translated("kalman", expected_xy, logits_hw, both_P2, stable_kalman.box, size, config)
     return motion, agreement, num_tracked
+
+
+def _dense(
+    state: ObjectMotion, frame: FrameMotion, expected_xy: Point, config: MotionConfig, flow: Flow | None
+) -> tuple[Motion | None, float | None]:
+    """The believed flow that fits best, less its distance from the filter's displacement; and its agreement.
+
+    Flow that fits well ends the search. One look-alike fits as well as the other, so distance decides between them.
+    Where no flow is believed the agreement is the best of those measured, or None.
+    """
+    assert state.logits_hw is not None
+    assert state.points_P2 is not None
+    size = (frame.grey_HW.shape[0], frame.grey_HW.shape[1])
+    refused: float | None = None
+    best: tuple[float, Motion, float] | None = None
+    for field in _fields(state, frame, expected_xy, config, flow):
+        warp = warp_logits(state.logits_hw.astype(np.float32), field, size, config)
+        if not warp.is_believed(config):
+            refused = max(warp.agreement, refused or 0.0)
+            continue
+        moved_P2 = move_points(state.points_P2, field)
+        motion = Motion(
+            source="dense",
+            displacement_xy=_median(moved_P2 - state.points_P2),
+            logits_hw=warp.logits_hw,
+            points_P2=moved_P2,
+            from_P2=state.points_P2,
+            box=logits_box(warp.logits_hw, size),
+            size=size,
+            field=field,
+        )
+        score = warp.fit - config.far_flow_cost * _beyond(motion, expected_xy) / _longest_jump(state, config)
+        if best is None or score > best[0]:
+            best = (score, motion, warp.agreement)
+        if warp.fit >= config.sure_fit:
+            break
+    return (None, refused) if best is None else best[1:]
 
 
 def _translated(
@@ -252,7 +277,15 @@ def _fields(
         # Of an object that may be hidden, what looks like it elsewhere is something else.
         height, width = frame.grey_HW.shape
         mask_HW = cv2.resize(state.logits_hw.astype(np.float32), (width, height)) > 0
-        matched_xy = matched_shift(state.grey_HW, frame.grey_HW, mask_HW, state.box, expected_xy, config)
+        matched_xy = matched_shift(
+            state.grey_HW,
+            frame.grey_HW,
+            mask_HW,
+            state.box,
+            expected_xy,
+            reach_px=min(config.search_share * min(height, width), _longest_jump(state, config)),
+            config=config,
+        )
         field = matched_xy and window_field(state.grey_HW, frame.grey_HW, state.box, matched_xy, flow, config)
         if field:
             yield field
@@ -260,10 +293,19 @@ def _fields(
 
 def _is_jump(state: ObjectMotion, motion: Motion, expected_xy: Point, config: MotionConfig) -> bool:
     """Whether a measured displacement is too far from the filter's for the object's size and the frames passed."""
+    return _beyond(motion, expected_xy) > _longest_jump(state, config)
+
+
+def _beyond(motion: Motion, expected_xy: Point) -> float:
+    """How far a measured displacement is from the filter's, in grey pixels."""
+    return math.hypot(motion.displacement_xy[0] - expected_xy[0], motion.displacement_xy[1] - expected_xy[1])
+
+
+def _longest_jump(state: ObjectMotion, config: MotionConfig) -> float:
+    """How far from the filter's displacement a measured one may be, in grey pixels."""
     assert state.box is not None
     diagonal = math.hypot(state.box[2] - state.box[0], state.box[3] - state.box[1])
-    beyond = math.hypot(motion.displacement_xy[0] - expected_xy[0], motion.displacement_xy[1] - expected_xy[1])
-    return beyond > config.max_jump_diagonals * diagonal * (state.absent + 1)
+    return config.max_jump_diagonals * diagonal * (state.absent + 1)
 
 
 def _prompt(motion: Motion, frame: FrameMotion, config: MotionConfig) -> MotionPrompt | None:

@@ -49,6 +49,11 @@ class Warp:
     agreement: float
     correlation: float | None
 
+    @property
+    def fit(self) -> float:
+        """Agreement times correlation, the latter where there is one; at most 1."""
+        return self.agreement * (1.0 if self.correlation is None else self.correlation)
+
     def is_believed(self, config: MotionConfig) -> bool:
         """Whether the flow passes the config's gates."""
         looks_alike = self.correlation is None or self.correlation >= config.min_correlation

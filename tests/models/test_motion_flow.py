@@ -132,11 +132,31 @@ def test_the_objects_own_pixels_are_found_far_from_where_it_was_expected() -> No
     first, second, before, _ = pictures((-58.0, 31.0))
     box = logits_box(logits_of(before), SIZE)
     assert box is not None
-    found = matched_shift(first, second, before, box, (0.0, 0.0), CONFIG)
+    found = matched_shift(first, second, before, box, (0.0, 0.0), reach_px=70.0, config=CONFIG)
     assert found is not None
     assert np.abs(np.array(found) - (-58, 31)).max() <= 2
     other = texture(*SIZE, seed=77).clip(0, 255).astype(np.uint8)
-    assert matched_shift(first, other, before, box, (0.0, 0.0), CONFIG) is None
+    assert matched_shift(first, other, before, box, (0.0, 0.0), reach_px=70.0, config=CONFIG) is None
+    # It is 65.8 px away.
+    near = matched_shift(first, second, before, box, (0.0, 0.0), reach_px=60.0, config=CONFIG)
+    assert near is None or np.hypot(*near) <= 60
+
+
+def test_of_two_that_look_alike_the_nearer_is_meant_even_if_the_other_fits_a_little_better() -> None:
+    first, near, before, at_near = pictures((-20.0, 8.0))
+    _, far, _, at_far = pictures((52.0, -26.0))
+    noise = np.random.default_rng(5).normal(0, 15, near.shape)
+    spoilt = (near + noise).clip(0, 255).astype(np.uint8)
+    both = np.where(at_far, far, np.where(at_near, spoilt, near))
+    box = logits_box(logits_of(before), SIZE)
+    assert box is not None
+
+    def found(**changes: object) -> tuple[int, int] | None:
+        config = CONFIG.model_copy(update=changes)
+        return matched_shift(first, both, before, box, (0.0, 0.0), reach_px=70.0, config=config)
+
+    assert found() == pytest.approx((-20, 8), abs=2)
+    assert found(far_match_cost=0.0) == pytest.approx((52, -26), abs=2)
 
 
 def test_an_object_expected_outside_the_frame_has_no_window() -> None:

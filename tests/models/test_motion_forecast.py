@@ -196,12 +196,28 @@ def test_each_gate_closes() -> None:
 
 
 def test_a_displacement_beyond_belief_is_no_prompt() -> None:
-    # 42 px are half of the sprite's diagonal: believed by default, not with a tighter gate.
-    world = World(path=lambda t: (150 + 42 * t, 120))
+    # 8 px are .096 of the sprite's diagonal: believed by default, not with a tighter gate.
+    world = World(path=lambda t: (150 + 8 * t, 120))
     assert watch(world, range(2))[2][0].source == "dense"
-    made = watch(world, range(2), with_changes(max_jump_diagonals=0.4))[2][0]
+    made = watch(world, range(2), with_changes(max_jump_diagonals=0.08))[2][0]
     assert (made.reason, made.prompt) == ("jump", None)
-    assert made.displacement_xy == pytest.approx((42, 0), abs=1)
+    assert made.displacement_xy == pytest.approx((8, 0), abs=1)
+
+
+@pytest.mark.parametrize("seed", [2, 4, 5])
+def test_flow_that_fits_badly_is_believed_only_if_none_fits_better(seed: int) -> None:
+    # A small thing in a tight circle, whose step turns by 34 degrees from frame to frame.
+    world = World(
+        path=lambda t: (200 + 32 * math.cos(0.6 * t), 128 + 32 * math.sin(0.6 * t)), sprite=(14.0, 14.0), seed=seed
+    )
+
+    def num_wrong(config: MotionConfig) -> int:
+        made = enumerate(watch(world, range(30), config)[2], start=1)
+        steps = [(ahead.displacement_xy, np.subtract(world.path(t), world.path(t - 1))) for t, ahead in made]
+        return sum(math.dist(measured, true) > 3 for measured, true in steps)
+
+    assert num_wrong(ALL) <= 1
+    assert num_wrong(with_changes(sure_fit=0.0)) >= 4
 
 
 def test_an_object_that_leaves_the_frame_is_prompted_at_its_edge_and_then_no_more() -> None:
