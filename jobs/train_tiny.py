@@ -18,6 +18,7 @@ from pipeline.training.tiny_recipes import (
     MemoryStage,
     ReferStage,
     TrackStage,
+    choosing,
     detailing,
     guiding,
     ripening,
@@ -51,6 +52,8 @@ class TrainTiny(TrainJob):
     """The same where things touch, on short clips, and on streets."""
     guide: ContactStage = guiding()
     """Tracking with and without motion prompts, beside sentences."""
+    choose: ContactStage = choosing()
+    """Tracking longer parts, by any choice of memories, beside sentences of which half fit nothing on short clips."""
     cme: CmeStage = CmeStage()
     """The conditional memory encoder's head."""
 

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.models.letterbox import resize_frame, to_square
+from pipeline.models.memory_policies import MemoryPolicy
 from pipeline.models.samwise_network import SamwiseNetwork
 from pipeline.synth.config import ClipConfig
 from pipeline.synth.street import Street, sample_street
+from pipeline.training.drawn_memories import DrawnFrames
 from pipeline.training.gradients import BatchLosses
 from pipeline.training.grounded_memory import MemoryLearner, step_generator
 from pipeline.training.tiny_recipes import ContactStage, Turn
@@ -62,10 +64,22 @@ class ContactLearner(MemoryLearner):
         config, items = self._clips(positions)
         if turn == "short":
             return self.refer(self.draw(config, items), turn=self._round(positions))
-        batch, generator = self.part(config, items, starts=stage.starts)
         if turn == "refer":
+            batch, _ = self.part(config, items, starts=stage.starts)
             return self.refer(batch, turn=self._round(positions))
-        return self.track(batch, generator, forecast_share=stage.forecast_share if turn == "guided" else 0.0)
+        batch, generator = self.part(config, items, starts=stage.starts, num_frames=stage.num_tracked_frames)
+        share = stage.forecast_share if turn == "guided" else 0.0
+        return self.track(batch, generator, forecast_share=share, policy=self._policy(generator))
+
+    def _policy(self, generator: np.random.Generator) -> MemoryPolicy | None:
+        """Which memories a tracking step reads: SAM2's, or drawn ones."""
+        if self._contact.drawn_share == 0 or generator.random() >= self._contact.drawn_share:
+            return None
+        return DrawnFrames.of(
+            self.network.core.config,
+            seed=int(generator.integers(1 << 31)),
+            accepted_share=float(generator.uniform(0.5, 1.0)),
+        )
 
     def look_ahead(self, positions: Sequence[int]) -> None:
         """Begin to draw the clips at these positions."""
@@ -84,7 +98,9 @@ class ContactLearner(MemoryLearner):
         stage, turn = self._contact, self._turn(positions)
         if turn == "short":
             return stage.short_clips, [2 * position + second for position in positions for second in (0, 1)]
-        return (stage.refer_clips if turn == "refer" else stage.track_clips), positions
+        if turn == "refer":
+            return stage.refer_clips, positions
+        return stage.track_clips, positions[: stage.tracked_clips_per_step]
 
     def _streets(self, positions: Sequence[int]) -> StreetBatch:
         stage, core = self._contact, self.network.core

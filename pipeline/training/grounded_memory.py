@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.models.memory_policies import MemoryPolicy
 from pipeline.models.samwise_network import SamwiseNetwork
 from pipeline.models.text_free_core import TextFreeCore
 from pipeline.synth.config import ClipConfig
@@ -110,30 +111,49 @@ class MemoryLearner(GroundedLearner):
         return positions[0] // self._stage.loop.batch_size % 2 == 0
 
     def part(
-        self, config: ClipConfig, positions: Sequence[int], *, starts: tuple[int, int] | None = None
+        self,
+        config: ClipConfig,
+        positions: Sequence[int],
+        *,
+        starts: tuple[int, int] | None = None,
+        num_frames: int | None = None,
     ) -> tuple[GroundedBatch, np.random.Generator]:
         """A random part of clips, and the generator that chose it.
 
         Args:
             starts: lowest and highest first frame; by default any.
+            num_frames: of the part; by default the stage's.
         """
-        generator, num_frames = step_generator(self._stage.loop, positions), self._stage.num_frames
+        generator, num_frames = step_generator(self._stage.loop, positions), num_frames or self._stage.num_frames
         lowest, highest = starts or (0, config.num_frames - num_frames)
         start = int(generator.integers(lowest, highest + 1))
         return self.draw(config, positions).window(start, num_frames), generator
 
-    def track(self, batch: TrackedClips, generator: np.random.Generator, *, forecast_share: float = 0.0) -> BatchLosses:
+    def track(
+        self,
+        batch: TrackedClips,
+        generator: np.random.Generator,
+        *,
+        forecast_share: float = 0.0,
+        policy: MemoryPolicy | None = None,
+    ) -> BatchLosses:
         """Some objects of the clips through all frames, without text.
 
         Args:
             forecast_share: of later frames that are told a forecast of the object's motion.
+            policy: which memories are read; by default SAM2's own.
         """
         objects = choose_objects(batch, per_clip=self._stage.objects_per_clip, generator=generator)
         forecasts: Sequence[ForecastPrompts | None] = ()
         if forecast_share > 0:
             forecasts = forecast_prompts(objects.targets_BTHW, generator=generator, share=forecast_share)
         scores = track_through(
-            self._tracking, batch.images_F3HW, objects, num_frames=batch.num_frames, forecasts=forecasts
+            self._tracking,
+            batch.images_F3HW,
+            objects,
+            num_frames=batch.num_frames,
+            forecasts=forecasts,
+            policy=policy,
         )
         metrics = {f"{name}_tracked": value for name, value in row_metrics(scores).items()}
         return BatchLosses(means=row_losses(scores), metrics=metrics, sample_ids=batch.sample_ids)

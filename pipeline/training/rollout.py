@@ -136,13 +136,16 @@ def track_through(
     *,
     num_frames: int,
     forecasts: Sequence[ForecastPrompts | None] = (),
+    policy: MemoryPolicy | None = None,
 ) -> RowScores:
     """Objects shown on the first frame, tracked by SAM2 alone; a given mask's own frame is not scored.
 
     Args:
         forecasts: motion prompts by frame, as MoSAM's decode with them has; by default none.
+        policy: which memories are read; by default SAM2's own.
     """
-    return track_encoded(core, core.encode_image(images_F3HW), objects, num_frames=num_frames, forecasts=forecasts)
+    features = core.encode_image(images_F3HW)
+    return track_encoded(core, features, objects, num_frames=num_frames, forecasts=forecasts, policy=policy)
 
 
 def track_encoded(
@@ -152,9 +155,10 @@ def track_encoded(
     *,
     num_frames: int,
     forecasts: Sequence[ForecastPrompts | None] = (),
+    policy: MemoryPolicy | None = None,
 ) -> RowScores:
     """`track_through` on frames encoded already."""
-    memories = Memories(len(objects.clip_B), RecentFrames.of(core.config))
+    memories = Memories(len(objects.clip_B), policy or RecentFrames.of(core.config))
     scores: list[RowScores] = []
     for frame in range(num_frames):
         rows = features.rows([clip * num_frames + frame for clip in objects.clip_B])

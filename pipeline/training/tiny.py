@@ -27,6 +27,7 @@ from pipeline.training.tiny_recipes import (
     MemoryStage,
     ReferStage,
     TrackStage,
+    choosing,
     detailing,
     guiding,
     ripening,
@@ -37,7 +38,7 @@ from pipeline.training.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-StageName = Literal["refer", "ripen", "sharpen", "detail", "track", "memory", "contact", "guide", "cme"]
+StageName = Literal["refer", "ripen", "sharpen", "detail", "track", "memory", "contact", "guide", "choose", "cme"]
 STAGES: tuple[StageName, ...] = (
     "refer",
     "ripen",
@@ -47,6 +48,7 @@ STAGES: tuple[StageName, ...] = (
     "memory",
     "contact",
     "guide",
+    "choose",
     "cme",
 )
 MODEL_FOLDER = "model"
@@ -67,7 +69,7 @@ class TinyTraining(BaseModel):
         torch_threads: of torch's operators on a CPU; more than one is slower on few busy cores.
         presence_shift: added to every object score of the model that is written; below 0 it calls more frames empty.
             0: on development seed 777 a shift of -0.4 cost more of the masks than it gained of empty frames.
-        refer, ripen, sharpen, detail, track, memory, contact, guide, cme: the stages' recipes.
+        refer, ripen, sharpen, detail, track, memory, contact, guide, choose, cme: the stages' recipes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,6 +89,7 @@ class TinyTraining(BaseModel):
     memory: MemoryStage = MemoryStage()
     contact: ContactStage = touching()
     guide: ContactStage = guiding()
+    choose: ContactStage = choosing()
     cme: CmeStage = CmeStage()
 
     def loop(self, stage: StageName) -> LoopConfig:
@@ -100,6 +103,7 @@ class TinyTraining(BaseModel):
             "memory": self.memory,
             "contact": self.contact,
             "guide": self.guide,
+            "choose": self.choose,
             "cme": self.cme,
         }
         return recipes[stage].loop
@@ -151,9 +155,9 @@ def build_learner(settings: TinyTraining, stage: StageName) -> GroundedLearner:
         return TrackLearner(network, settings.track, num_threads=settings.num_threads)
     if stage == "memory":
         return MemoryLearner(network, settings.memory, num_threads=settings.num_threads)
-    if stage in ("contact", "guide"):
-        recipe = settings.contact if stage == "contact" else settings.guide
-        return ContactLearner(network, recipe, num_threads=settings.num_threads)
+    in_turns = {"contact": settings.contact, "guide": settings.guide, "choose": settings.choose}
+    if stage in in_turns:
+        return ContactLearner(network, in_turns[stage], num_threads=settings.num_threads)
     return CmeLearner(network, settings.cme, num_threads=settings.num_threads)
 
 

@@ -256,6 +256,9 @@ class ContactStage(MemoryStage):
         streets: of which regions are tracked; all their frames are used.
         streets_per_step: number of them.
         forecast_share: of the later frames of a "guided" part that have a motion prompt.
+        num_tracked_frames: of a part of which objects are tracked; by default `num_frames`.
+        tracked_clips_per_step: of the batch's clips so many are tracked; by default all.
+        drawn_share: of the tracking steps that read memories drawn at random; the others read SAM2's.
     """
 
     turns: tuple[Turn, ...] = Field(default=("refer", "track", "short", "refer", "track", "street"), min_length=1)
@@ -271,10 +274,14 @@ class ContactStage(MemoryStage):
     streets: StreetConfig = STREET_PRESETS["street_train"]
     streets_per_step: int = Field(default=6, ge=1)
     forecast_share: float = Field(default=0.8, gt=0, le=1)
+    num_tracked_frames: int | None = Field(default=None, ge=2)
+    tracked_clips_per_step: int | None = Field(default=None, ge=1)
+    drawn_share: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        last = min(self.refer_clips.num_frames, self.track_clips.num_frames) - self.num_frames
+        tracked = self.num_tracked_frames or self.num_frames
+        last = min(self.refer_clips.num_frames - self.num_frames, self.track_clips.num_frames - tracked)
         if not self.starts[0] <= self.starts[1] <= last:
             raise ValueError(f"starts {self.starts}: expected lowest and highest, {last} at most.")
         return self
@@ -321,6 +328,33 @@ def guiding() -> ContactStage:
             "loop": before.loop.model_copy(
                 update={"num_steps": 2000, "learning_rate": 8e-4, "rate_factors": slow, "seed": 9}
             ),
+        }
+    )
+
+
+def choosing() -> ContactStage:
+    """After guide: longer parts are tracked, half of them by memories drawn at random.
+
+    Half of the sentences on short clips fit nothing.
+
+    All stages before read the frames just passed, so their weights bore no other choice of memories.
+    """
+    before = guiding()
+    rates = dict.fromkeys(before.loop.rate_factors, 0.7)
+    return before.model_copy(
+        update={
+            "turns": ("short", "track", "refer", "guided"),
+            "num_tracked_frames": 12,
+            "tracked_clips_per_step": 3,
+            "drawn_share": 0.5,
+            "short_clips": before.short_clips.derive(
+                name="choose4",
+                expressions=("referent", "twin", "none", "none"),
+                kind_weights={**_LATER_MIX, "motion": 0.5},
+            ),
+            "refer_clips": before.refer_clips.derive(name="choose24"),
+            "track_clips": before.track_clips.derive(name="choose24_tracked"),
+            "loop": before.loop.model_copy(update={"num_steps": 1800, "rate_factors": rates, "seed": 10}),
         }
     )
 

@@ -78,5 +78,6 @@ def small_stages(num_steps: int) -> dict[str, ReferStage | TrackStage | MemorySt
         "memory": MemoryStage(refer_clips=four, track_clips=four, num_frames=3, loop=loop),
         "contact": small_contact(num_steps),
         "guide": small_contact(num_steps).model_copy(update={"turns": ("guided", "short")}),
+        "choose": small_contact(num_steps).model_copy(update={"turns": ("track", "short"), "drawn_share": 1.0}),
         "cme": CmeStage(late_clips=four, plain_clips=three, loop=small_loop(num_steps, 2)),
     }

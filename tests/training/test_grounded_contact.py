@@ -9,7 +9,7 @@ from pipeline.models.letterbox import MEAN, STD
 from pipeline.synth.street import sample_street
 from pipeline.synth.street_config import StreetConfig
 from pipeline.training.grounded_contact import MIN_REGION_PX, ContactLearner, street_batch
-from pipeline.training.tiny_recipes import ContactStage, touching
+from pipeline.training.tiny_recipes import ContactStage, choosing, touching
 from tests.training.small_tiny import small_contact, small_network
 
 CPU = torch.device("cpu")
@@ -43,6 +43,26 @@ def test_a_guided_turn_is_a_tracked_one_with_motion_prompts() -> None:
     assert told.sample_ids == untold.sample_ids
     assert not torch.equal(told.means["focal"], untold.means["focal"])
     assert torch.equal(never.means["focal"], untold.means["focal"])
+
+
+def test_a_tracking_turn_can_take_longer_parts_of_fewer_clips_by_drawn_memories() -> None:
+    stage = small_contact(5).model_copy(update={"turns": ("track", "refer"), "starts": (0, 0)})
+    size = stage.loop.batch_size
+    longer = stage.model_copy(update={"num_tracked_frames": 4, "tracked_clips_per_step": 1})
+    learner = ContactLearner(small_network(), longer)
+    assert [len(learner.losses(range(size * step, size * (step + 1))).sample_ids) for step in (0, 1)] == [1, size]
+    recent, drawn = (
+        ContactLearner(small_network(), longer.model_copy(update={"drawn_share": share})).losses(range(size))
+        for share in (0.0, 1.0)
+    )
+    assert recent.sample_ids == drawn.sample_ids
+    assert not torch.equal(recent.means["focal"], drawn.means["focal"])
+
+
+def test_parts_longer_than_the_clips_are_refused() -> None:
+    with pytest.raises(ValidationError, match="8 at most"):
+        ContactStage.model_validate({"num_tracked_frames": 16})
+    assert choosing().num_tracked_frames == 12
 
 
 def test_a_part_begins_where_the_stage_says() -> None:

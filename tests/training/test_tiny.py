@@ -70,7 +70,7 @@ def _halved(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _check_each_stage_trained_its_own_part(settings: TinyTraining) -> None:
-    sharpen, detail, track, memory, contact, guide, cme = (_moved(settings, stage) for stage in STAGES[2:])
+    sharpen, detail, track, memory, contact, guide, choose, cme = (_moved(settings, stage) for stage in STAGES[2:])
     own = {"detail_stem.", "conditional_memory_encoder."}
     assert not _begins(sharpen, own)
     assert _begins(detail, own) == {"detail_stem."}
@@ -84,12 +84,13 @@ def _check_each_stage_trained_its_own_part(settings: TinyTraining) -> None:
         "grounding.",
         "detail_stem.",
     }
-    assert not _begins(contact | guide, {"conditional_memory_encoder."})
-    assert _begins(guide, {"sam.memory_attention.", "sam.sam_mask_decoder.", "grounding."}) == {
-        "sam.memory_attention.",
-        "sam.sam_mask_decoder.",
-        "grounding.",
-    }
+    assert not _begins(contact | guide | choose, {"conditional_memory_encoder."})
+    for moved in (guide, choose):
+        assert _begins(moved, {"sam.memory_attention.", "sam.sam_mask_decoder.", "grounding."}) == {
+            "sam.memory_attention.",
+            "sam.sam_mask_decoder.",
+            "grounding.",
+        }
     assert _begins(cme, own) == {"conditional_memory_encoder."}
     assert all(name.startswith("conditional_memory_encoder.") for name in cme)
 
