@@ -36,6 +36,8 @@ class TrainTiny(TrainJob):
     """Stages to run, in order; each begins with what the one before left in the output."""
     presence_shift: float = TinyTraining.model_fields["presence_shift"].default
     """Added to every object score of the model that is written; below 0 it calls more frames empty."""
+    mixed_share: float = TinyTraining.model_fields["mixed_share"].default
+    """Of the choose stage's weights in what the last stage begins with; the rest is the guide stage's."""
     refer: ReferStage = ReferStage()
     """Words to things."""
     ripen: ReferStage = ripening()
