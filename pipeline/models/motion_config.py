@@ -44,8 +44,9 @@ class MotionConfig(BaseModel):
         sure_fit: flow that fits so well, agreement times correlation, is believed at once. Not in the spec: on a
             turning object flow around the filter's displacement agreed at .5 to .9 and was wrong, where correlation
             was .5 to .8; right flow had .97 [U].
-        far_flow_cost: of other believed flows the one is taken that fits best, less this times its distance from the
-            filter's displacement as a share of the longest one believed; look-alikes fit equally well [U].
+        far_flow_cost: of other believed flows the one is taken that fits best, less this times its distance from
+            what was to be expected, the filter's displacement or the last step once more, as a share of the longest one
+            believed; look-alikes fit equally well [U].
         search_share: if the flow around the filter's displacement does not fit so well, the pixels of an object
             accepted on the frame before are looked for within this share of the short side, and no further than a
             displacement is believed, and flow is measured anew from there; 0 does not look [I].
@@ -61,8 +62,8 @@ class MotionConfig(BaseModel):
             that is not too large. Not in the spec [U].
         min_predicted_iou: the last accepted mask must reach this for a motion prompt [I].
         coast_max: frames without an accepted mask that the filter bridges [I].
-        max_jump_diagonals: a measured displacement further from the filter's, in object diagonals per frame, is
-            not believed [I].
+        max_jump_diagonals: a measured displacement further from what was to be expected, in object diagonals per
+            frame, is not believed [I].
         stable_frames: accepted masks before the filter is believed [I].
         kalman_weight: of the filter's box in arbitration, once stable [I].
     """
@@ -100,7 +101,7 @@ class MotionConfig(BaseModel):
     min_agreement: float = Field(default=0.5, ge=0, le=1)
     min_correlation: float = Field(default=0.5, ge=0, le=1)
     sure_fit: float = Field(default=0.9, ge=0, le=1)
-    far_flow_cost: float = Field(default=1.5, ge=0)
+    far_flow_cost: float = Field(default=1.0, ge=0)
     search_share: float = Field(default=0.3, ge=0, le=1)
     far_match_cost: float = Field(default=0.15, ge=0)
     box_margin: float = Field(default=0.1, ge=0)

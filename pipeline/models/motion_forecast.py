@@ -3,7 +3,7 @@
 # Axes: P points, h w cells of the logit grid, 2 as (x, y).
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +18,9 @@ from pipeline.models.motion_kalman import Box4, KalmanState, move_with_camera, p
 from pipeline.models.motion_points import Floats, track_points
 from pipeline.models.motion_state import ObjectMotion
 from pipeline.models.motion_warp import logits_box, shift_logits, warp_logits
+
+_SAME_PX = 2.0
+"""Displacements nearer to each other than this need no flow of their own."""
 
 Source = Literal["dense", "points", "kalman", "none"]
 Point = tuple[float, float]
@@ -120,7 +123,7 @@ def forecast(state: ObjectMotion, frame: FrameMotion, config: MotionConfig, flow
     motion, agreement, num_tracked = measure(state, frame, kalman if is_stable else None, expected, config, flow)
     if motion is None:
         return replace(known, reason="no_source", agreement=agreement, num_tracked=num_tracked)
-    if _is_jump(state, motion, expected, config):
+    if _beyond(motion, _guesses(state, frame, expected)) > _longest_jump(state, config):
         reason, prompt = "jump", None
     else:
         prompt = _prompt(motion, frame, config)
@@ -201,7 +204,7 @@ def measure(
 def _dense(
     state: ObjectMotion, frame: FrameMotion, expected_xy: Point, config: MotionConfig, flow: Flow | None
 ) -> tuple[Motion | None, float | None]:
-    """The believed flow that fits best, less its distance from the filter's displacement; and its agreement.
+    """The believed flow that fits best, less its distance from what was to be expected; and its agreement.
 
     Flow that fits well ends the search. One look-alike fits as well as the other, so distance decides between them.
     Where no flow is believed the agreement is the best of those measured, or None.
@@ -209,9 +212,10 @@ def _dense(
     assert state.logits_hw is not None
     assert state.points_P2 is not None
     size = (frame.grey_HW.shape[0], frame.grey_HW.shape[1])
+    guesses = _guesses(state, frame, expected_xy)
     refused: float | None = None
     best: tuple[float, Motion, float] | None = None
-    for field in _fields(state, frame, expected_xy, config, flow):
+    for field in _fields(state, frame, guesses, config, flow):
         warp = warp_logits(state.logits_hw.astype(np.float32), field, size, config)
         if not warp.is_believed(config):
             refused = max(warp.agreement, refused or 0.0)
@@ -227,7 +231,7 @@ def _dense(
             size=size,
             field=field,
         )
-        score = warp.fit - config.far_flow_cost * _beyond(motion, expected_xy) / _longest_jump(state, config)
+        score = warp.fit - config.far_flow_cost * _beyond(motion, guesses) / _longest_jump(state, config)
         if best is None or score > best[0]:
             best = (score, motion, warp.agreement)
         if warp.fit >= config.sure_fit:
@@ -262,27 +266,27 @@ def _predict(state: ObjectMotion, frame: FrameMotion) -> KalmanState | None:
 
 
 def _fields(
-    state: ObjectMotion, frame: FrameMotion, expected_xy: Point, config: MotionConfig, flow: Flow | None
+    state: ObjectMotion, frame: FrameMotion, guesses: Sequence[Point], config: MotionConfig, flow: Flow | None
 ) -> Iterator[FlowField]:
-    """Flow fields to try: the frame's own (for objects seen on the frame before), a crop moved as the filter expects,
+    """Flow fields to try: the frame's own (for objects seen on the frame before), crops moved as was to be expected,
     and a crop moved to where the object's pixels fit best."""
     if frame.field is not None and state.absent == 0:
         yield frame.field
     if flow is None or state.grey_HW is None or state.box is None or state.logits_hw is None:
         return
-    field = window_field(state.grey_HW, frame.grey_HW, state.box, expected_xy, flow, config)
-    if field is not None:
-        yield field
+    for guess_xy in guesses:
+        field = window_field(state.grey_HW, frame.grey_HW, state.box, guess_xy, flow, config)
+        if field is not None:
+            yield field
     if config.search_share and state.absent == 0:
         # Of an object that may be hidden, what looks like it elsewhere is something else.
         height, width = frame.grey_HW.shape
-        mask_HW = cv2.resize(state.logits_hw.astype(np.float32), (width, height)) > 0
         matched_xy = matched_shift(
             state.grey_HW,
             frame.grey_HW,
-            mask_HW,
+            cv2.resize(state.logits_hw.astype(np.float32), (width, height)) > 0,
             state.box,
-            expected_xy,
+            guesses[0],
             reach_px=min(config.search_share * min(height, width), _longest_jump(state, config)),
             config=config,
         )
@@ -291,18 +295,24 @@ def _fields(
             yield field
 
 
-def _is_jump(state: ObjectMotion, motion: Motion, expected_xy: Point, config: MotionConfig) -> bool:
-    """Whether a measured displacement is too far from the filter's for the object's size and the frames passed."""
-    return _beyond(motion, expected_xy) > _longest_jump(state, config)
+def _guesses(state: ObjectMotion, frame: FrameMotion, expected_xy: Point) -> list[Point]:
+    """Displacements to expect: the last step once more, if the filter does not say the same, and the filter's."""
+    if state.step_xy is None or state.absent > 0 or state.box is None:
+        return [expected_xy]
+    center_3 = np.array([(state.box[0] + state.box[2]) / 2, (state.box[1] + state.box[3]) / 2, 1.0])
+    x, y = (frame.camera_23 @ center_3 - center_3[:2] + np.array(state.step_xy)).tolist()
+    if math.dist((x, y), expected_xy) < _SAME_PX:
+        return [expected_xy]
+    return [(x, y), expected_xy]
 
 
-def _beyond(motion: Motion, expected_xy: Point) -> float:
-    """How far a measured displacement is from the filter's, in grey pixels."""
-    return math.hypot(motion.displacement_xy[0] - expected_xy[0], motion.displacement_xy[1] - expected_xy[1])
+def _beyond(motion: Motion, guesses: Sequence[Point]) -> float:
+    """How far a measured displacement is from the nearest that was to be expected, in grey pixels."""
+    return min(math.dist(motion.displacement_xy, guess) for guess in guesses)
 
 
 def _longest_jump(state: ObjectMotion, config: MotionConfig) -> float:
-    """How far from the filter's displacement a measured one may be, in grey pixels."""
+    """How far from what was to be expected a measured displacement may be, in grey pixels."""
     assert state.box is not None
     diagonal = math.hypot(state.box[2] - state.box[0], state.box[3] - state.box[1])
     return config.max_jump_diagonals * diagonal * (state.absent + 1)

@@ -23,6 +23,8 @@ class ObjectMotion:
     Attributes:
         kalman: the box in grey pixels as of the newest frame; None once the object was absent for too long.
         anchor_xy: the filter's centre on the last accepted frame.
+        step_xy: how its box moved to that frame from the frame before, the camera's motion taken off, in grey pixels;
+            None if it was not accepted on both.
         points_P2: key points of the last accepted mask, (x, y) in grey pixels.
         logits_hw: float16, its mask logits, cut at +-32, over the whole frame.
         box: its box, in grey pixels.
@@ -36,6 +38,7 @@ class ObjectMotion:
 
     kalman: KalmanState | None = None
     anchor_xy: tuple[float, float] = (0.0, 0.0)
+    step_xy: tuple[float, float] | None = None
     points_P2: Floats | None = None
     logits_hw: NDArray[np.float16] | None = None
     box: Box4 | None = None
@@ -73,7 +76,7 @@ class ObjectMotion:
             values[name] = None if values[name] is None else _array(values[name])
         if values["kalman"] is not None:
             values["kalman"] = KalmanState(**{name: _array(tensor) for name, tensor in values["kalman"].items()})
-        for name in ("anchor_xy", "box"):
+        for name in ("anchor_xy", "step_xy", "box"):
             values[name] = None if values[name] is None else tuple(values[name])
         return cls(**values)
 

@@ -69,6 +69,7 @@ def update(
     return ObjectMotion(
         kalman=kalman,
         anchor_xy=kalman.center,
+        step_xy=_step(state, box, frame) if expected is not None and state.absent == 0 else None,
         points_P2=key_points(mask_HW, num_points=config.num_points, erosion=config.erosion),
         logits_hw=np.clip(logits_hw, -LOGIT_LIMIT, LOGIT_LIMIT).astype(np.float16),
         box=box,
@@ -93,9 +94,15 @@ def _follow(
         return correct(expected, box), state.stable_frames + 1
     if state.absent > 0 or state.box is None:
         return initiate(box), 0
+    return initiate(box, _step(state, box, frame)), state.stable_frames + 1
+
+
+def _step(state: ObjectMotion, box: Box4, frame: FrameMotion) -> tuple[float, float]:
+    """From the last accepted box, moved with the camera, to this one."""
+    assert state.box is not None
     from_x, from_y = (frame.camera_23 @ np.array([*_center(state.box), 1.0])).tolist()
     x, y = _center(box)
-    return initiate(box, (x - from_x, y - from_y)), state.stable_frames + 1
+    return x - from_x, y - from_y
 
 
 def _center(box: Box4) -> tuple[float, float]:

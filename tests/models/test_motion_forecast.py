@@ -220,6 +220,21 @@ def test_flow_that_fits_badly_is_believed_only_if_none_fits_better(seed: int) ->
     assert num_wrong(with_changes(sure_fit=0.0)) >= 4
 
 
+def test_the_last_step_is_expected_once_more_where_the_filter_lags_behind() -> None:
+    # From walking to running: SAMURAI's noise lets the filter's velocity change slowly.
+    world = World(width=640, path=lambda t: (60 + 4 * t + 36 * max(0, t - 15), 120))
+    state, previous, _ = watch(world, range(18))
+    nearby, flow = with_changes(search_share=0.0), build_flow(ALL)
+    frame = observe_frame(world.draw(18).image, 18, previous, [state], nearby, flow)
+    ahead = forecast(state, frame, nearby, flow)
+    assert ahead.kalman is not None
+    assert ahead.kalman.center[0] < world.path(18)[0] - 10
+    assert ahead.source == "dense"
+    assert ahead.displacement_xy == pytest.approx((40, 0), abs=1)
+    without = forecast(replace(state, step_xy=None), frame, nearby, flow)
+    assert without.source != "dense" or abs(without.displacement_xy[0] - 40) > 3
+
+
 def test_an_object_that_leaves_the_frame_is_prompted_at_its_edge_and_then_no_more() -> None:
     world = World(path=lambda t: (290 + 6 * t, 120))
     _, _, made = watch(world, range(28), seen=lambda time: world.draw(time).mask.any())

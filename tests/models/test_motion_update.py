@@ -50,6 +50,22 @@ def test_a_mask_that_is_not_accepted_changes_nothing_but_the_count(changes: dict
     assert replace(missed, absent=0, kalman=None) == replace(state, kalman=None)
 
 
+def test_a_step_is_from_the_frame_before_without_the_cameras_part() -> None:
+    first = seen(ObjectMotion(), prompted=True)
+    assert first.step_xy is None
+    # The grid has 64 columns, a cell is so many grey pixels wide.
+    cell = FRAME.grey_HW.shape[1] / LOGITS.shape[1]
+    aside = np.roll(LOGITS, 2, axis=1)
+    moved = seen(first, logits_hw=aside)
+    assert moved.step_xy == pytest.approx((2 * cell, 0), abs=0.6)
+    panned = replace(FRAME, camera_23=np.array([[1.0, 0.0, 5.0], [0.0, 1.0, -3.0]]))
+    ahead = forecast(first, panned, CONFIG, None)
+    state = update(first, panned, ahead, logits_hw=aside, object_score=5.0, predicted_iou=0.9, config=CONFIG)
+    assert state.step_xy == pytest.approx((2 * cell - 5, 3), abs=0.6)
+    assert ObjectMotion.from_state(state.state_dict()).step_xy == state.step_xy
+    assert seen(seen(moved, object_score=-1.0)).step_xy is None
+
+
 def test_after_a_long_absence_the_filter_begins_anew() -> None:
     state = seen(seen(ObjectMotion(), prompted=True))
     for missed in range(1, 7):
