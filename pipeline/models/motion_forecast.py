@@ -20,7 +20,7 @@ from pipeline.models.motion_state import ObjectMotion
 from pipeline.models.motion_warp import logits_box, shift_logits, warp_logits
 
 _SAME_PX = 2.0
-"""Displacements nearer to each other than this need no flow of their own."""
+"""Displacements nearer to each other than this count as one."""
 
 Source = Literal["dense", "points", "kalman", "none"]
 Point = tuple[float, float]
@@ -184,16 +184,17 @@ def measure(
     )
     num_tracked = int(found_P.sum())
     tracked_P2 = to_P2[found_P] if num_tracked >= config.min_tracked_points else None
-    dense, agreement = _dense(state, frame, expected_xy, config, flow)
+    tracked_xy = None if tracked_P2 is None else _median(tracked_P2 - state.points_P2[found_P])
+    confirming_xy = tracked_xy if found_P.all() else None
+    dense, agreement = _dense(state, frame, expected_xy, confirming_xy, config, flow)
     if dense is not None:
         if tracked_P2 is not None:
             dense = replace(dense, points_P2=tracked_P2, from_P2=state.points_P2[found_P])
         return dense, agreement, num_tracked
     motion: Motion | None = None
-    if tracked_P2 is not None:
-        from_P2 = state.points_P2[found_P]
-        displacement_xy = _median(tracked_P2 - from_P2)
-        motion = _translated("points", displacement_xy, logits_hw, (from_P2, tracked_P2), None, size, config)
+    if tracked_P2 is not None and tracked_xy is not None:
+        from_to_P2 = (state.points_P2[found_P], tracked_P2)
+        motion = _translated("points", tracked_xy, logits_hw, from_to_P2, None, size, config)
     elif stable_kalman is not None:
         moved_P2 = state.points_P2 + np.array(expected_xy, np.float32)
         both_P2 = (state.points_P2, moved_P2)
@@ -202,11 +203,17 @@ def measure(
 
 
 def _dense(
-    state: ObjectMotion, frame: FrameMotion, expected_xy: Point, config: MotionConfig, flow: Flow | None
+    state: ObjectMotion,
+    frame: FrameMotion,
+    expected_xy: Point,
+    confirming_xy: Point | None,
+    config: MotionConfig,
+    flow: Flow | None,
 ) -> tuple[Motion | None, float | None]:
     """The believed flow that fits best, less its distance from what was to be expected; and its agreement.
 
-    Flow that fits well ends the search. One look-alike fits as well as the other, so distance decides between them.
+    Flow that fits well ends the search, and so does flow that moves the object as all its key points moved. One
+    look-alike fits as well as the other, so distance decides between them.
     Where no flow is believed the agreement is the best of those measured, or None.
     """
     assert state.logits_hw is not None
@@ -234,7 +241,8 @@ def _dense(
         score = warp.fit - config.far_flow_cost * _beyond(motion, guesses) / _longest_jump(state, config)
         if best is None or score > best[0]:
             best = (score, motion, warp.agreement)
-        if warp.fit >= config.sure_fit:
+        is_confirmed = confirming_xy is not None and math.dist(motion.displacement_xy, confirming_xy) < _SAME_PX
+        if is_confirmed or warp.fit >= config.sure_fit:
             break
     return (None, refused) if best is None else best[1:]
 
@@ -290,8 +298,10 @@ def _fields(
             reach_px=min(config.search_share * min(height, width), _longest_jump(state, config)),
             config=config,
         )
-        field = matched_xy and window_field(state.grey_HW, frame.grey_HW, state.box, matched_xy, flow, config)
-        if field:
+        if matched_xy is None or any(math.dist(matched_xy, guess_xy) < _SAME_PX for guess_xy in guesses):
+            return
+        field = window_field(state.grey_HW, frame.grey_HW, state.box, matched_xy, flow, config)
+        if field is not None:
             yield field
 
 
