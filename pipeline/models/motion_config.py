@@ -41,8 +41,8 @@ class MotionConfig(BaseModel):
         min_correlation: where it is textured, the warped mask's old pixels must look like its new ones, by normalised
             correlation. Not in the spec: on drawn videos with a displacement of 5 % of the height that the filter did
             not foresee, agreement was .91 at a warped IoU of .59, and correlation .15 [U].
-        sure_fit: flow that fits so well, agreement times correlation, is believed at once, and so is flow that moves the
-            object as all its key points were tracked. Not in the spec: on a turning object flow around the filter's
+        sure_fit: flow that fits so well, agreement times correlation, is believed at once, and so is flow that moves
+            the object as all its key points were tracked. Not in the spec: on a turning object flow around the filter's
             displacement agreed at .5 to .9 and was wrong, where correlation was .5 to .8; right flow had .97 [U].
         far_flow_cost: of other believed flows the one is taken that fits best, less this times its distance from
             what was to be expected, the filter's displacement or the last step once more, as a share of the longest one
