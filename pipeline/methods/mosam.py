@@ -11,7 +11,7 @@ from pipeline.models.device_precision import Precision, check_precision, inferen
 from pipeline.models.frame_selection import SelectedFrames, TemporalMode
 from pipeline.models.memory_policies import RecentFrames
 from pipeline.models.memory_policies_field import SAM2LONG_REFUSED, DistractorAwareMemory, MotionAwareMemory
-from pipeline.models.memory_policies_tracking import Fifo, TrackingPolicy
+from pipeline.models.memory_policies_tracking import Fifo, TrackingPolicy, pool_settings
 from pipeline.models.mosam_books import Direction, SessionRules
 from pipeline.models.mosam_frame import DECODE, ENCODE, OBSERVE, Buckets
 from pipeline.models.mosam_model import load_tracking_core
@@ -109,13 +109,7 @@ class MosamConfig(BaseModel):
         if self.policy == "sam2" or (self.policy == "mosam" and self.temporal == "fifo"):
             policy: TrackingPolicy = Fifo(recent=recent)
         else:
-            shared: dict[str, Any] = {
-                "num_recent": recent.num_recent,
-                "max_pointers": recent.max_pointers,
-                "only_past_pointers": recent.only_past_pointers,
-                "signed_time": recent.signed_time,
-                "reverse": reverse,
-            }
+            shared = pool_settings(recent)
             if self.policy == "samurai":
                 policy = MotionAwareMemory(**shared)
             elif self.policy == "dam4sam":

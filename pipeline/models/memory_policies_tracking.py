@@ -5,7 +5,7 @@ stride changes nothing.
 """
 
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -137,6 +137,12 @@ class PoolPolicy(BaseModel):
     def in_order(self, bank: MemoryBank) -> list[MemoryEntry]:
         """Tracked entries, newest first."""
         return sorted(bank.recent.values(), key=lambda entry: self.elapsed(entry, 0))
+
+
+def pool_settings(recent: RecentFrames) -> dict[str, Any]:
+    """What policies of a pool share with the rule that a model was trained with: how much is read, and which way."""
+    names = ("num_recent", "max_pointers", "only_past_pointers", "signed_time", "reverse")
+    return {name: getattr(recent, name) for name in names}
 
 
 def with_entry(bank: MemoryBank, entry: MemoryEntry) -> MemoryBank:

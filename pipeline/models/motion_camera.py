@@ -23,6 +23,7 @@ _HISTOGRAM_BINS = 32
 _FINE_LEVELS, _MIN_SHIFT_SHARE = 2, 0.3
 """Where so much of the picture shifted, corners are looked for from there, on so many levels. Not in the spec: with all
 levels and no guess a jerk of 7 % of the height was lost now and then."""
+_MIN_SHIFTED_PX = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,15 +170,19 @@ def estimate_camera(
 def picture_shift(previous_HW: Grey, current_HW: Grey) -> tuple[NDArray[np.float32], float]:
     """Where most of the picture went, (x, y) in pixels, and how much of it, 0..1: phase correlation at half the size.
 
-    Source: Kuglin and Hines, ICCS 1975.
+    Nothing is told of a picture with a side shorter than `_MIN_SHIFTED_PX`. Source: Kuglin and Hines, IEEE Cybernetics
+    and Society 1975.
     """
-    height, width = (side // 2 for side in previous_HW.shape)
+    if min(previous_HW.shape) < _MIN_SHIFTED_PX:
+        return np.zeros(2, np.float32), 0.0
+    height, width = previous_HW.shape
+    half = (width // 2, height // 2)
     first, second = (
-        cv2.resize(grey_HW, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+        cv2.resize(grey_HW, half, interpolation=cv2.INTER_AREA).astype(np.float32)
         for grey_HW in (previous_HW, current_HW)
     )
-    shift_xy, share = cv2.phaseCorrelate(first, second, cv2.createHanningWindow((width, height), cv2.CV_32F))
-    return 2 * np.array(shift_xy, np.float32), share
+    shift_xy, share = cv2.phaseCorrelate(first, second, cv2.createHanningWindow(half, cv2.CV_32F))
+    return np.array(shift_xy, np.float32) * (width / half[0], height / half[1]), share
 
 
 def _similarity(

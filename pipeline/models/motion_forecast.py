@@ -219,11 +219,11 @@ def _dense(
     assert state.logits_hw is not None
     assert state.points_P2 is not None
     size = (frame.grey_HW.shape[0], frame.grey_HW.shape[1])
-    guesses = _guesses(state, frame, expected_xy)
+    guesses, logits_hw = _guesses(state, frame, expected_xy), state.logits_hw.astype(np.float32)
     refused: float | None = None
     best: tuple[float, Motion, float] | None = None
     for field in _fields(state, frame, guesses, config, flow):
-        warp = warp_logits(state.logits_hw.astype(np.float32), field, size, config)
+        warp = warp_logits(logits_hw, field, size, config)
         if not warp.is_believed(config):
             refused = max(warp.agreement, refused or 0.0)
             continue

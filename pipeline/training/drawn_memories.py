@@ -3,9 +3,11 @@
 from typing import Self
 
 import numpy as np
+from pydantic import Field
 
 from pipeline.models.memory import Horizon, MemoryBank, MemorySelection, PointerRead
-from pipeline.models.memory_policies_tracking import PoolPolicy
+from pipeline.models.memory_policies import RecentFrames
+from pipeline.models.memory_policies_tracking import PoolPolicy, pool_settings
 from pipeline.models.sam2_variants import Sam2Config
 
 
@@ -21,21 +23,14 @@ class DrawnFrames(PoolPolicy):
         reach: frames back that can be read.
     """
 
-    seed: int
-    accepted_share: float = 0.7
-    reach: int = 24
+    seed: int = Field(ge=0)
+    accepted_share: float = Field(default=0.7, ge=0, le=1)
+    reach: int = Field(default=24, ge=1)
 
     @classmethod
     def of(cls, config: Sam2Config, *, seed: int, accepted_share: float) -> Self:
         """With as many reads as the model has places for."""
-        return cls(
-            num_recent=config.num_maskmem - 1,
-            max_pointers=config.max_obj_ptrs_in_encoder,
-            only_past_pointers=config.only_obj_ptrs_in_the_past_for_eval,
-            signed_time=config.use_signed_tpos_enc_to_obj_ptrs,
-            seed=seed,
-            accepted_share=accepted_share,
-        )
+        return cls(**pool_settings(RecentFrames.of(config)), seed=seed, accepted_share=accepted_share)
 
     @property
     def horizon(self) -> Horizon:

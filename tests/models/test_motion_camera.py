@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.models.motion_camera import FrameMotion, observe_frame, to_grey
+from pipeline.models.motion_camera import FrameMotion, estimate_camera, observe_frame, picture_shift, to_grey
 from pipeline.models.motion_config import MotionConfig
 from pipeline.models.motion_state import ObjectMotion
 from tests.models.drawn_motion import World, logits_of, shift, turn
@@ -37,6 +37,32 @@ def test_camera_is_found_beside_a_large_object_that_goes_its_own_way(name: str) 
     np.testing.assert_allclose(frame.camera_23 @ corners.T, CAMERAS[name] @ corners.T, atol=0.5)
     assert frame.num_inliers >= CONFIG.camera_min_inliers
     assert not frame.is_cut
+
+
+@pytest.mark.parametrize("step", [(23.0, -14.0), (-40.0, 9.0), (0.0, 0.0)])
+def test_the_shift_of_a_picture_of_uneven_sides_and_how_much_of_it_shifted(step: tuple[float, float]) -> None:
+    world = World(height=255, width=401, sprite=(40.0, 30.0), camera=lambda t: shift(step[0] * t, step[1] * t))
+    first, second = (to_grey(world.draw(t).image, short_side_px=256) for t in (0, 1))
+    shift_xy, share = picture_shift(first, second)
+    np.testing.assert_allclose(shift_xy, step, atol=0.5)
+    assert share > 0.3
+    other = to_grey(World(height=255, width=401, sprite=None, seed=9).draw(0).image, short_side_px=256)
+    assert picture_shift(first, other)[1] < 0.1
+
+
+def test_pictures_too_thin_to_shift_are_told_nothing_and_break_nothing() -> None:
+    thin = np.random.default_rng(3).integers(0, 255, (3, 400), np.uint8)
+    shift_xy, share = picture_shift(thin, np.roll(thin, 4, axis=1))
+    assert (shift_xy.tolist(), share) == ([0.0, 0.0], 0.0)
+    assert estimate_camera(thin, np.roll(thin, 4, axis=1), np.ones(thin.shape, np.bool_), CONFIG)[0].shape == (2, 3)
+
+
+def test_a_jerk_that_corners_alone_lose_is_found_from_the_pictures_shift(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = replace(BIG, sprite=(60.0, 50.0), camera=lambda t: shift(70.0 * t, 20.0 * t))
+    np.testing.assert_allclose(observe(world, 1, observe(world, 0, None)).camera_23, shift(70.0, 20.0), atol=0.5)
+    monkeypatch.setattr("pipeline.models.motion_camera._MIN_SHIFT_SHARE", 2.0)
+    lost = observe(world, 1, observe(world, 0, None)).camera_23
+    assert np.abs(lost - shift(70.0, 20.0)).max() > 5
 
 
 def test_a_sharper_picture_is_measured_at_the_grey_images_size() -> None:

@@ -220,6 +220,23 @@ def test_flow_that_fits_badly_is_believed_only_if_none_fits_better(seed: int) ->
     assert num_wrong(with_changes(sure_fit=0.0)) >= 4
 
 
+@pytest.mark.parametrize(("needed_points", "searches"), [(3, 0), (6, 1)])
+def test_flow_that_all_points_confirm_needs_no_search(
+    monkeypatch: pytest.MonkeyPatch, needed_points: int, searches: int
+) -> None:
+    asked: list[float] = []
+
+    def recorded(*_: object, reach_px: float, config: MotionConfig) -> None:
+        asked.append(reach_px)
+
+    monkeypatch.setattr("pipeline.models.motion_forecast.matched_shift", recorded)
+    config = with_changes(sure_fit=1.0, min_tracked_points=needed_points)
+    made = watch(World(path=lambda t: (150 + 3 * t, 120)), range(2), config)[2][0]
+    assert made.source == "dense"
+    assert made.num_tracked == 5
+    assert len(asked) == searches
+
+
 def test_the_last_step_is_expected_once_more_where_the_filter_lags_behind() -> None:
     # From walking to running: SAMURAI's noise lets the filter's velocity change slowly.
     world = World(width=640, path=lambda t: (60 + 4 * t + 36 * max(0, t - 15), 120))
