@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.models.image_encoding import ImageFeatures
 from pipeline.models.mask_decoding import ABSENT_LOGIT, DecoderPrompts, MaskCandidates, MaskOutput
 from pipeline.models.memory import MemorySelection
-from pipeline.models.motion_arbitration import Candidate, arbitrate, box_or_none, candidate_boxes
+from pipeline.models.motion_arbitration import Candidate, arbitrate, box_or_none, candidate_boxes, iou_with
 from pipeline.models.motion_encoders import MotionEncoders, motion_inputs, with_motion_tokens
 from pipeline.models.motion_forecast import MotionForecast, MotionPrompt
 from pipeline.models.sam2_core import Sam2Core
@@ -178,13 +178,12 @@ def _choose(
         num_plain = len(candidates)
         if has_prompt and rules.arbitrates:
             candidates += both[1][row]
-        box = None if forecast is None else forecast.kalman_box
-        weight = forecast.kalman_weight if forecast is not None and rules.arbitrates else 0.0
-        max_area = None if forecast is None else forecast.max_area
-        choice = arbitrate(candidates, box, weight, max_area)
+        known = forecast or MotionForecast()
+        weight = known.expected_weight if rules.arbitrates else 0.0
+        choice = arbitrate(candidates, known.expected_box, weight, known.max_area)
         index.append(choice.index % num_plain)
         prompted.append(decides or choice.index >= num_plain)
-        kalman_ious.append(choice.kalman_iou)
+        kalman_ious.append(iou_with(candidates[choice.index], known.kalman_box))
     return torch.tensor(index, device=device), prompted, kalman_ious
 
 

@@ -1,4 +1,4 @@
-"""Choosing among the candidates of the prompted and the unprompted decode, by quality and by the filter's box."""
+"""Choosing among the candidates of the prompted and the unprompted decode, by quality and by where it should be."""
 
 # Axes: R rows, K candidates, h w cells of the logit grid, 4 as (x0, y0, x1, y1).
 
@@ -33,17 +33,16 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The winner: its place, its score, and the IoU of its box with the filter's (None without either)."""
+    """The winner: its place and its score."""
 
     index: int
     score: float
-    kalman_iou: float | None
 
 
 def arbitrate(
-    candidates: Sequence[Candidate], kalman_box: Box4 | None, weight: float, max_area: float | None = None
+    candidates: Sequence[Candidate], expected_box: Box4 | None, weight: float, max_area: float | None = None
 ) -> Choice:
-    """The candidate with the best (1 - weight) predicted IoU + weight IoU(its box, the filter's box).
+    """The candidate with the best (1 - weight) predicted IoU + weight IoU(its box, the expected box).
 
     Source: spec of MGP, arbitration [I], with the score of SAMURAI (arXiv 2411.11922). Candidates whose object score
     is not above 0 take no part; if none is left, the object is absent and the unprompted decode says so, by its best
@@ -53,7 +52,7 @@ def arbitrate(
     part beside one that is not. Not in the spec [U].
 
     Args:
-        kalman_box: in pixels of the decoded frame; None ignores the weight.
+        expected_box: where motion has the object, in pixels of the decoded frame; None ignores the weight.
         max_area: in cells; None allows any.
 
     Raises:
@@ -64,23 +63,26 @@ def arbitrate(
             f"{len(candidates)} candidates, weight {weight}; expected an unprompted candidate and a weight in 0..1. "
             "Decode without the motion prompt too."
         )
-    weight = 0.0 if kalman_box is None else weight
+    weight = 0.0 if expected_box is None else weight
     in_view = [place for place, candidate in enumerate(candidates) if candidate.object_score > 0]
     if not in_view:
         unprompted = [place for place, candidate in enumerate(candidates) if not candidate.prompted]
         index = max(unprompted, key=lambda place: candidates[place].predicted_iou)
-        return Choice(
-            index=index, score=candidates[index].predicted_iou, kalman_iou=_kalman_iou(candidates[index], kalman_box)
-        )
+        return Choice(index=index, score=candidates[index].predicted_iou)
     if max_area is not None:
         in_view = [place for place in in_view if candidates[place].area <= max_area] or in_view
     scores = {
         place: (1 - weight) * candidates[place].predicted_iou
-        + weight * (_kalman_iou(candidates[place], kalman_box) or 0.0)
+        + weight * (iou_with(candidates[place], expected_box) or 0.0)
         for place in in_view
     }
     index = max(in_view, key=lambda place: scores[place])
-    return Choice(index=index, score=scores[index], kalman_iou=_kalman_iou(candidates[index], kalman_box))
+    return Choice(index=index, score=scores[index])
+
+
+def iou_with(candidate: Candidate, box: Box4 | None) -> float | None:
+    """IoU of a candidate's box with another, None without either."""
+    return None if candidate.box is None or box is None else box_iou(candidate.box, box)
 
 
 def candidate_boxes(logits_RKhw: Tensor, frame_size: tuple[int, int]) -> Tensor:
@@ -112,7 +114,3 @@ def _extents(profile_RKn: Tensor, side: int) -> tuple[Tensor, Tensor]:
     first_RK = torch.where(above_RKn, places_n, fine).amin(dim=-1)
     last_RK = torch.where(above_RKn, places_n, -1).amax(dim=-1)
     return torch.where(first_RK < fine, first_RK, 0) * (side / fine), (last_RK + 1) * (side / fine)
-
-
-def _kalman_iou(candidate: Candidate, kalman_box: Box4 | None) -> float | None:
-    return None if candidate.box is None or kalman_box is None else box_iou(candidate.box, kalman_box)

@@ -57,6 +57,11 @@ class FrameMotion:
         """Bytes of the arrays held."""
         return self.grey_HW.nbytes + self.camera_23.nbytes + (0 if self.field is None else self.field.num_bytes())
 
+    def moved(self, point_xy: tuple[float, float], *, by_xy: tuple[float, float] = (0.0, 0.0)) -> tuple[float, float]:
+        """A point of the previous grey image in this one, if it moved with the camera and by so much more."""
+        x, y = (self.camera_23 @ np.array([*point_xy, 1.0])).tolist()
+        return x + by_xy[0], y + by_xy[1]
+
     def state_dict(self) -> dict[str, Any]:
         """All that the next frame needs of this one: the flow field is left out."""
         return {
@@ -188,18 +193,34 @@ def picture_shift(previous_HW: Grey, current_HW: Grey) -> tuple[NDArray[np.float
 def _similarity(
     from_P2: NDArray[np.float32], to_P2: NDArray[np.float32], config: MotionConfig
 ) -> tuple[Array, int, bool]:
-    """The similarity that most of these follow, as `estimate_camera` returns it."""
+    """The similarity that most of these follow, as `estimate_camera` returns it.
+
+    A similarity through two noisy corners turns and scales a little, and misses corners far from them: where more of
+    them follow the median shift alone, that is the answer.
+    """
     if len(from_P2) < config.camera_min_inliers:
         return np.eye(2, 3), 0, False
-    camera_23, inliers = cv2.estimateAffinePartial2D(
+    similarity_23, _ = cv2.estimateAffinePartial2D(
         from_P2, to_P2, method=cv2.RANSAC, ransacReprojThreshold=config.camera_ransac_px
     )
-    if camera_23 is None:
-        return np.eye(2, 3), 0, False
-    num_inliers = int(inliers.sum())
+    shift_23 = np.column_stack([np.eye(2), np.median(to_P2 - from_P2, axis=0)])
+    found = [
+        (_num_followers(camera_23, from_P2, to_P2, config), camera_23)
+        for camera_23 in (similarity_23, shift_23)
+        if camera_23 is not None
+    ]
+    num_inliers, camera_23 = max(found, key=lambda each: each[0])
     if num_inliers < config.camera_min_inliers or num_inliers < config.camera_min_inlier_share * len(from_P2):
         return np.eye(2, 3), num_inliers, False
     return camera_23, num_inliers, True
+
+
+def _num_followers(
+    camera_23: Array, from_P2: NDArray[np.float32], to_P2: NDArray[np.float32], config: MotionConfig
+) -> int:
+    """Points that this map brings within `camera_ransac_px` of where they went."""
+    missed_P2 = from_P2 @ camera_23[:, :2].T + camera_23[:, 2] - to_P2
+    return int((np.linalg.norm(missed_P2, axis=1) < config.camera_ransac_px).sum())
 
 
 def histogram_distance(first_HW: Grey, second_HW: Grey) -> float:

@@ -61,11 +61,14 @@ class MotionConfig(BaseModel):
             filter no more than a part does, and, once the filter is stable, takes no part in arbitration beside one
             that is not too large. Not in the spec [U].
         min_predicted_iou: the last accepted mask must reach this for a motion prompt [I].
-        coast_max: frames without an accepted mask that the filter bridges [I].
+        coast_max: frames without an accepted mask that the filter bridges. The spec's 5 [I] were too few for
+            look-alikes that take ten frames to pass each other [U].
         max_jump_diagonals: a measured displacement further from what was to be expected, in object diagonals per
             frame, is not believed [I].
         stable_frames: accepted masks before the filter is believed [I].
         kalman_weight: of the filter's box in arbitration, once stable [I].
+        measured_weight: of the box where the measured motion has the object, times how well that motion fits; it takes
+            the filter's place, which lags behind what turns. 0 leaves the filter's [U].
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,7 +106,7 @@ class MotionConfig(BaseModel):
     sure_fit: float = Field(default=0.8, ge=0, le=1)
     far_flow_cost: float = Field(default=1.0, ge=0)
     search_share: float = Field(default=0.3, ge=0, le=1)
-    far_match_cost: float = Field(default=0.15, ge=0)
+    far_match_cost: float = Field(default=0.3, ge=0)
     box_margin: float = Field(default=0.1, ge=0)
     out_of_view_logit: float = Field(default=-8.0, lt=0)
 
@@ -111,10 +114,11 @@ class MotionConfig(BaseModel):
     min_area_share: float = Field(default=0.5, ge=0, le=1)
     max_area_share: float = Field(default=1.2, ge=1)
     min_predicted_iou: float = Field(default=0.5, ge=0, le=1)
-    coast_max: int = Field(default=5, ge=0)
+    coast_max: int = Field(default=10, ge=0)
     max_jump_diagonals: float = Field(default=1.5, gt=0)
     stable_frames: int = Field(default=15, ge=0)
     kalman_weight: float = Field(default=0.25, ge=0, le=1)
+    measured_weight: float = Field(default=0.25, ge=0, le=1)
 
     @model_validator(mode="after")
     def _raft_has_weights(self) -> Self:

@@ -31,6 +31,9 @@ RAFT_MULTIPLE, RAFT_MIN_SIDE = 8, 128
 _MIN_TEMPLATE_SIDE = 4
 """Of a template at half size: smaller ones fit anywhere."""
 
+_NUM_PEAKS = 4
+"""Places at half size that are looked at again at full size."""
+
 _OUTSIDE = 1e4
 """Flow of what lies outside the image: agrees with nothing."""
 
@@ -173,37 +176,61 @@ def matched_shift(
 ) -> tuple[int, int] | None:
     """Where the object's own pixels fit best, in whole grey pixels; None if they fit nowhere well.
 
-    Template matching on images of half the size, normalised correlation within the mask; for objects that turned or
-    sped up so much that flow around the filter's forecast missed them [I: the spec's table of dense flow].
+    Template matching by normalised correlation within the mask: on images of half the size, then at full size
+    near its best places, since a fine pattern is lost at half size. For objects that turned or sped up so much that
+    flow around the filter's forecast missed them [I: the spec's table of dense flow].
 
     Args:
         mask_HW, box: of the object in the previous image.
         around_xy: the displacement around which to search.
         reach_px: no displacement further from it is considered.
     """
-    columns, rows = (np.arange(int(np.floor(box[axis])), int(np.ceil(box[axis + 2]))) for axis in (0, 1))
+    columns, rows = (_even(box[axis], box[axis + 2]) for axis in (0, 1))
+    template = _window(previous_HW, rows, columns)
+    mask = _window(mask_HW.astype(np.uint8), rows, columns)
+    if min(template.shape) < 2 * _MIN_TEMPLATE_SIDE or mask.sum() < (2 * _MIN_TEMPLATE_SIDE) ** 2:
+        return None
     far = round(reach_px / 2) * 2
-    search_columns = np.arange(columns[0] + round(around_xy[0]) - far, columns[-1] + 1 + round(around_xy[0]) + far)
-    search_rows = np.arange(rows[0] + round(around_xy[1]) - far, rows[-1] + 1 + round(around_xy[1]) + far)
-    template, mask = (
-        _halved(_window(previous_HW, rows, columns)),
-        _halved(_window((mask_HW * np.uint8(255)).astype(np.uint8), rows, columns)),
+    first_x, first_y = round(around_xy[0]), round(around_xy[1])
+    search = _window(current_HW, _longer(rows + first_y, far + 1), _longer(columns + first_x, far + 1))
+    coarse = cv2.matchTemplate(
+        _halved(search[1:-1, 1:-1]), _halved(template), cv2.TM_CCOEFF_NORMED, mask=_halved(mask * np.uint8(255)) // 128
     )
-    if min(template.shape) < _MIN_TEMPLATE_SIDE or (mask > 127).sum() < _MIN_TEMPLATE_SIDE**2:
-        return None
-    scores = cv2.matchTemplate(
-        _halved(_window(current_HW, search_rows, search_columns)),
-        template,
-        cv2.TM_CCOEFF_NORMED,
-        mask=(mask > 127).astype(np.uint8),
-    )
-    away_y, away_x = (2 * np.arange(count) - far for count in scores.shape)
+    away_y, away_x = (2 * np.arange(count) - far for count in coarse.shape)
     away = np.hypot(away_y[:, None], away_x[None]) / max(reach_px, 1.0)
-    scores = np.where(np.isfinite(scores) & (away <= 1), scores, -1.0)
-    row, column = np.unravel_index(int((scores - config.far_match_cost * away).argmax()), scores.shape)
-    if scores[row, column] < config.min_correlation:
-        return None
-    return int(search_columns[0] - columns[0] + 2 * column), int(search_rows[0] - rows[0] + 2 * row)
+    coarse = np.where(np.isfinite(coarse) & (away <= 1), coarse, -1.0) - config.far_match_cost * away
+    best: tuple[float, tuple[int, int]] | None = None
+    for row, column in _peaks(coarse):
+        near = search[2 * row : 2 * row + template.shape[0] + 2, 2 * column : 2 * column + template.shape[1] + 2]
+        fine = cv2.matchTemplate(near, template, cv2.TM_CCOEFF_NORMED, mask=mask)
+        fine = np.where(np.isfinite(fine), fine, -1.0)
+        y, x = np.unravel_index(int(fine.argmax()), fine.shape)
+        score = float(fine[y, x]) - config.far_match_cost * float(away[row, column])
+        if fine[y, x] >= config.min_correlation and (best is None or score > best[0]):
+            best = score, (first_x - far - 1 + 2 * column + int(x), first_y - far - 1 + 2 * row + int(y))
+    return None if best is None else best[1]
+
+
+def _peaks(scores: Floats) -> list[tuple[int, int]]:
+    """The best places of a map, best first, no two of them neighbours."""
+    rest, found = scores.copy(), []
+    for _ in range(_NUM_PEAKS):
+        row, column = np.unravel_index(int(rest.argmax()), rest.shape)
+        if rest[row, column] <= -1:
+            break
+        found.append((int(row), int(column)))
+        rest[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3] = -np.inf
+    return found
+
+
+def _even(start: float, stop: float) -> Any:
+    """The pixels of an axis from one place to another, and one more where their number is odd: halves are whole."""
+    first, last = int(np.floor(start)), int(np.ceil(stop))
+    return np.arange(first, last + (last - first) % 2)
+
+
+def _longer(places: Any, more: int) -> Any:
+    return np.arange(places[0] - more, places[-1] + 1 + more)
 
 
 def whole_frame_field(previous_HW: Grey, current_HW: Grey, flow: Flow, config: MotionConfig) -> FlowField:

@@ -52,7 +52,9 @@ class MotionForecast:
             "no_source", "jump", "out_of_view"; empty if there is one.
         kalman: the filter, predicted to this frame, in grey pixels.
         kalman_box: its box in pixels of the decoded frame; None until the filter is stable.
-        kalman_weight: of that box in arbitration; 0 until the filter is stable.
+        expected_box: which arbitration compares with, in pixels of the decoded frame: of the motion that was measured,
+            else the filter's, if it is stable.
+        expected_weight: of that box in arbitration.
         max_area: cells of the logits' grid that a mask may have once the filter is stable; see
             `MotionConfig.max_area_share`.
         displacement_xy: since the last accepted frame, in grey pixels.
@@ -66,7 +68,8 @@ class MotionForecast:
     reason: str = ""
     kalman: KalmanState | None = None
     kalman_box: Box4 | None = None
-    kalman_weight: float = 0.0
+    expected_box: Box4 | None = None
+    expected_weight: float = 0.0
     max_area: float | None = None
     displacement_xy: Point = (0.0, 0.0)
     agreement: float | None = None
@@ -86,6 +89,7 @@ class Motion:
         box: where it is; None if nowhere in the frame.
         size: (height, width) of the grey image.
         field: the dense flow that moved it, if that was the source.
+        fit: how well it is known, 0..1: agreement times correlation of dense flow, the share of key points tracked.
     """
 
     source: Source
@@ -96,6 +100,7 @@ class Motion:
     box: Box4 | None
     size: tuple[int, int]
     field: FlowField | None = None
+    fit: float = 1.0
 
 
 def forecast(state: ObjectMotion, frame: FrameMotion, config: MotionConfig, flow: Flow | None) -> MotionForecast:
@@ -110,10 +115,12 @@ def forecast(state: ObjectMotion, frame: FrameMotion, config: MotionConfig, flow
     """
     kalman = _predict(state, frame)
     is_stable = kalman is not None and state.stable_frames >= config.stable_frames
+    kalman_box = box_to_frame(kalman.box, frame) if kalman is not None and is_stable else None
     known = MotionForecast(
         kalman=kalman,
-        kalman_box=box_to_frame(kalman.box, frame) if kalman is not None and is_stable else None,
-        kalman_weight=config.kalman_weight if is_stable else 0.0,
+        kalman_box=kalman_box,
+        expected_box=kalman_box,
+        expected_weight=config.kalman_weight if is_stable else 0.0,
         max_area=config.max_area_share * state.usual_area if is_stable and config.mode != "off" else None,
     )
     reason = closed_gate(state, config)
@@ -128,6 +135,9 @@ def forecast(state: ObjectMotion, frame: FrameMotion, config: MotionConfig, flow
     else:
         prompt = _prompt(motion, frame, config)
         reason = "" if prompt is not None else "out_of_view"
+    if prompt is not None and motion.box is not None and motion.source != "kalman" and config.measured_weight > 0:
+        weight = config.measured_weight * motion.fit
+        known = replace(known, expected_box=box_to_frame(motion.box, frame), expected_weight=weight)
     return replace(
         known,
         prompt=prompt,
@@ -195,6 +205,7 @@ def measure(
     if tracked_P2 is not None and tracked_xy is not None:
         from_to_P2 = (state.points_P2[found_P], tracked_P2)
         motion = _translated("points", tracked_xy, logits_hw, from_to_P2, None, size, config)
+        motion = replace(motion, fit=num_tracked / len(found_P))
     elif stable_kalman is not None:
         moved_P2 = state.points_P2 + np.array(expected_xy, np.float32)
         both_P2 = (state.points_P2, moved_P2)
@@ -237,6 +248,7 @@ def _dense(
             box=logits_box(warp.logits_hw, size),
             size=size,
             field=field,
+            fit=warp.fit,
         )
         score = warp.fit - config.far_flow_cost * _beyond(motion, guesses) / _longest_jump(state, config)
         if best is None or score > best[0]:
@@ -307,10 +319,10 @@ def _fields(
 
 def _guesses(state: ObjectMotion, frame: FrameMotion, expected_xy: Point) -> list[Point]:
     """Displacements to expect: the last step once more, if the filter does not say the same, and the filter's."""
-    if state.step_xy is None or state.absent > 0 or state.box is None:
+    if state.box is None or state.center_xy is None or state.step_xy is None:
         return [expected_xy]
-    center_3 = np.array([(state.box[0] + state.box[2]) / 2, (state.box[1] + state.box[3]) / 2, 1.0])
-    x, y = (frame.camera_23 @ center_3 - center_3[:2] + np.array(state.step_xy)).tolist()
+    center = frame.moved(state.center_xy, by_xy=state.step_xy)
+    x, y = (center[axis] - (state.box[axis] + state.box[axis + 2]) / 2 for axis in (0, 1))
     if math.dist((x, y), expected_xy) < _SAME_PX:
         return [expected_xy]
     return [(x, y), expected_xy]

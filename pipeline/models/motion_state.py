@@ -25,13 +25,14 @@ class ObjectMotion:
         anchor_xy: the filter's centre on the last accepted frame.
         step_xy: how its box moved to that frame from the frame before, the camera's motion taken off, in grey pixels;
             None if it was not accepted on both.
+        center_xy: of its box, moved on by the camera and by `step_xy` in each frame since; grey pixels.
         points_P2: key points of the last accepted mask, (x, y) in grey pixels.
         logits_hw: float16, its mask logits, cut at +-32, over the whole frame.
         box: its box, in grey pixels.
         grey_HW: the last accepted frame; objects accepted on one frame share the array.
         accepted_frame: index of that frame.
         object_score, predicted_iou: of that mask.
-        usual_area: of accepted masks, in cells; it follows them by a twentieth per frame at most.
+        usual_area: of accepted masks, in cells; it follows them by a hundredth per frame at most.
         absent: frames since then.
         stable_frames: masks accepted since the filter began, without the first.
     """
@@ -39,6 +40,7 @@ class ObjectMotion:
     kalman: KalmanState | None = None
     anchor_xy: tuple[float, float] = (0.0, 0.0)
     step_xy: tuple[float, float] | None = None
+    center_xy: tuple[float, float] | None = None
     points_P2: Floats | None = None
     logits_hw: NDArray[np.float16] | None = None
     box: Box4 | None = None
@@ -76,7 +78,7 @@ class ObjectMotion:
             values[name] = None if values[name] is None else _array(values[name])
         if values["kalman"] is not None:
             values["kalman"] = KalmanState(**{name: _array(tensor) for name, tensor in values["kalman"].items()})
-        for name in ("anchor_xy", "step_xy", "box"):
+        for name in ("anchor_xy", "step_xy", "center_xy", "box"):
             values[name] = None if values[name] is None else tuple(values[name])
         return cls(**values)
 

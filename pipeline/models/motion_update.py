@@ -18,9 +18,9 @@ from pipeline.models.motion_warp import logits_box
 LOGIT_LIMIT = 32.0
 """Logits that prompt a later frame are cut here, as SAM2's predictor cuts those of an earlier answer."""
 
-_AREA_KEPT, _AREA_GROWN = 0.95, 1.05
-"""Of an object's usual area per frame: one that goes away from the camera shrinks slower than the first, one that comes
-nearer grows slower than the second."""
+_AREA_CHANGE = 1.01
+"""An object's usual area grows and shrinks by this factor per frame at most. With 1.05 two look-alikes that met became
+one object within ten frames, no step of which was too large."""
 
 
 def update(
@@ -59,16 +59,17 @@ def update(
     height, width = frame.grey_HW.shape
     box = logits_box(logits_hw.astype(np.float32), (height, width))
     if box is None or object_score <= 0 or predicted_iou <= config.accept_predicted_iou:
-        return _coast(state, expected, config)
+        return _coast(state, expected, frame, config)
     area = float(np.count_nonzero(logits_hw > 0))
     is_other = not config.min_area_share * state.usual_area <= area <= config.max_area_share * state.usual_area
     if is_other and expected is not None and state.absent < config.coast_max:
-        return _coast(state, expected, config)
+        return _coast(state, expected, frame, config)
     kalman, stable_frames = _follow(state, expected, box, frame)
     mask_HW = cv2.resize(logits_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0
     return ObjectMotion(
         kalman=kalman,
         anchor_xy=kalman.center,
+        center_xy=_center(box),
         step_xy=_step(state, box, frame) if expected is not None and state.absent == 0 else None,
         points_P2=key_points(mask_HW, num_points=config.num_points, erosion=config.erosion),
         logits_hw=np.clip(logits_hw, -LOGIT_LIMIT, LOGIT_LIMIT).astype(np.float16),
@@ -79,7 +80,7 @@ def update(
         predicted_iou=predicted_iou,
         usual_area=area
         if is_other or expected is None
-        else min(max(area, _AREA_KEPT * state.usual_area), _AREA_GROWN * state.usual_area),
+        else min(max(area, state.usual_area / _AREA_CHANGE), state.usual_area * _AREA_CHANGE),
         stable_frames=stable_frames,
     )
 
@@ -100,7 +101,7 @@ def _follow(
 def _step(state: ObjectMotion, box: Box4, frame: FrameMotion) -> tuple[float, float]:
     """From the last accepted box, moved with the camera, to this one."""
     assert state.box is not None
-    from_x, from_y = (frame.camera_23 @ np.array([*_center(state.box), 1.0])).tolist()
+    from_x, from_y = frame.moved(_center(state.box))
     x, y = _center(box)
     return x - from_x, y - from_y
 
@@ -109,8 +110,10 @@ def _center(box: Box4) -> tuple[float, float]:
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-def _coast(state: ObjectMotion, expected: KalmanState | None, config: MotionConfig) -> ObjectMotion:
-    absent = state.absent + 1
-    if expected is None or absent > config.coast_max:
-        return replace(state, kalman=None, stable_frames=0, absent=absent)
-    return replace(state, kalman=expected, absent=absent)
+def _coast(state: ObjectMotion, expected: KalmanState | None, frame: FrameMotion, config: MotionConfig) -> ObjectMotion:
+    moved_on = replace(state, absent=state.absent + 1)
+    if state.center_xy is not None and state.step_xy is not None:
+        moved_on = replace(moved_on, center_xy=frame.moved(state.center_xy, by_xy=state.step_xy))
+    if expected is None or moved_on.absent > config.coast_max:
+        return replace(moved_on, kalman=None, stable_frames=0)
+    return replace(moved_on, kalman=expected)

@@ -148,7 +148,8 @@ def test_arbitration_takes_the_best_of_all_candidates_and_the_filters_box_can_tu
     core: Sam2Core, features: ImageFeatures, moved: tuple[float, ...], weight: float, prompted: bool, place: int
 ) -> None:
     drawn: Any = DrawnCandidates(core, (0.7, 0.9, 0.6), moved)
-    ahead = MotionForecast(prompt=prompt(10), kalman_box=(0.0, 0.0, 20.0, 40.0), kalman_weight=weight)
+    left = (0.0, 0.0, 20.0, 40.0)
+    ahead = MotionForecast(prompt=prompt(10), kalman_box=left, expected_box=left, expected_weight=weight)
     with torch.inference_mode():
         found = track_and_choose(drawn, rows(core, features, [ahead]), RULES)
     assert found.prompted == [prompted]

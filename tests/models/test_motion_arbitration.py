@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models.motion_arbitration import Candidate, arbitrate, box_or_none, candidate_boxes
+from pipeline.models.motion_arbitration import Candidate, arbitrate, box_or_none, candidate_boxes, iou_with
 from pipeline.models.motion_kalman import box_iou
 from pipeline.models.motion_warp import logits_box
 from tests.models.drawn_motion import World, logits_of
 
-KALMAN_BOX = (10.0, 20.0, 50.0, 40.0)
+EXPECTED_BOX = (10.0, 20.0, 50.0, 40.0)
 
 
 def candidate(iou: float, *, prompted: bool = False, score: float = 3.0, dx: float = 0.0) -> Candidate:
@@ -26,9 +26,9 @@ def test_the_winner_has_the_best_weighted_score() -> None:
             candidate(draws.uniform(), prompted=place >= 3, score=scores[place // 3], dx=draws.uniform(-40, 40))
             for place in range(6)
         ]
-        chosen = arbitrate(candidates, KALMAN_BOX, 0.25)
+        chosen = arbitrate(candidates, EXPECTED_BOX, 0.25)
         rated = [
-            (0.75 * c.predicted_iou + 0.25 * box_iou(c.box, KALMAN_BOX), -place)
+            (0.75 * c.predicted_iou + 0.25 * box_iou(c.box, EXPECTED_BOX), -place)
             for place, c in enumerate(candidates)
             if c.object_score > 0 and c.box is not None
         ]
@@ -38,37 +38,38 @@ def test_the_winner_has_the_best_weighted_score() -> None:
             assert chosen.index == max(range(3), key=lambda place: candidates[place].predicted_iou)
 
 
-def test_the_filters_box_turns_the_choice_only_with_weight() -> None:
+def test_the_expected_box_turns_the_choice_only_with_weight() -> None:
     near, far = candidate(0.8), candidate(0.9, prompted=True, dx=35.0)
-    assert arbitrate([near, far], KALMAN_BOX, 0.25).index == 0
-    assert arbitrate([near, far], KALMAN_BOX, 0.0).index == 1
+    assert arbitrate([near, far], EXPECTED_BOX, 0.25).index == 0
+    assert arbitrate([near, far], EXPECTED_BOX, 0.0).index == 1
     assert arbitrate([near, far], None, 0.25).index == 1
-    assert arbitrate([near, far], KALMAN_BOX, 0.25).kalman_iou == pytest.approx(1.0)
+    assert (iou_with(near, EXPECTED_BOX), iou_with(near, None)) == (pytest.approx(1.0), None)
+    assert iou_with(replace(near, box=None), EXPECTED_BOX) is None
 
 
 def test_a_prompt_cannot_bring_back_what_neither_decode_sees() -> None:
     seen, unseen = candidate(0.2, score=-1.0), candidate(0.9, prompted=True, score=-1.0)
-    assert arbitrate([seen, unseen], KALMAN_BOX, 0.25).index == 0
-    assert arbitrate([seen, candidate(0.3, prompted=True, score=0.5)], KALMAN_BOX, 0.25).index == 1
+    assert arbitrate([seen, unseen], EXPECTED_BOX, 0.25).index == 0
+    assert arbitrate([seen, candidate(0.3, prompted=True, score=0.5)], EXPECTED_BOX, 0.25).index == 1
 
 
 def test_a_tie_goes_to_the_unprompted_candidate() -> None:
-    assert arbitrate([candidate(0.7), candidate(0.7, prompted=True)], KALMAN_BOX, 0.25).index == 0
+    assert arbitrate([candidate(0.7), candidate(0.7, prompted=True)], EXPECTED_BOX, 0.25).index == 0
 
 
 def test_a_mask_too_large_for_the_object_takes_no_part_beside_one_that_is_not() -> None:
     both, one = replace(candidate(0.9), area=60.0), replace(candidate(0.7, prompted=True), area=40.0)
-    assert arbitrate([both, one], KALMAN_BOX, 0.25).index == 0
-    assert arbitrate([both, one], KALMAN_BOX, 0.25, 50.0).index == 1
-    assert arbitrate([both, one], KALMAN_BOX, 0.25, 60.0).index == 0
-    assert arbitrate([both, one], KALMAN_BOX, 0.25, 30.0).index == 0, "all are too large: none is left out"
+    assert arbitrate([both, one], EXPECTED_BOX, 0.25).index == 0
+    assert arbitrate([both, one], EXPECTED_BOX, 0.25, 50.0).index == 1
+    assert arbitrate([both, one], EXPECTED_BOX, 0.25, 60.0).index == 0
+    assert arbitrate([both, one], EXPECTED_BOX, 0.25, 30.0).index == 0, "all are too large: none is left out"
     unseen = replace(one, object_score=-1.0)
-    assert arbitrate([both, unseen], KALMAN_BOX, 0.25, 50.0).index == 0, "what is not in view is no way out"
+    assert arbitrate([both, unseen], EXPECTED_BOX, 0.25, 50.0).index == 0, "what is not in view is no way out"
 
 
 def test_without_an_unprompted_candidate_there_is_nothing_to_arbitrate() -> None:
     with pytest.raises(ValueError, match="unprompted"):
-        arbitrate([candidate(0.7, prompted=True)], KALMAN_BOX, 0.25)
+        arbitrate([candidate(0.7, prompted=True)], EXPECTED_BOX, 0.25)
 
 
 def test_boxes_of_candidates_are_those_of_the_drawn_masks() -> None:

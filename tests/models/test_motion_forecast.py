@@ -159,13 +159,14 @@ def test_sources_give_way_to_each_other_in_order() -> None:
     assert made[0].reason == "no_source"
     assert made[-1].source == "kalman"
     assert prompt_iou(made[-1], world.draw(18).mask) > 0.9
-    assert [ahead.kalman_weight for ahead in made] == [0.0] * 15 + [0.25] * 3
+    assert [ahead.expected_weight for ahead in made] == [0.0] * 15 + [0.25] * 3
+    assert [ahead.expected_box for ahead in made] == [ahead.kalman_box for ahead in made]
     assert [ahead.max_area is not None for ahead in made] == [False] * 15 + [True] * 3
 
 
 def test_hidden_objects_are_bridged_by_the_filter_and_then_given_up() -> None:
     world = World(width=640, path=lambda t: (100 + 8 * t, 120))
-    config = with_changes(flow="none", min_tracked_points=6)
+    config = with_changes(flow="none", min_tracked_points=6, coast_max=5)
     state, _, made = watch(world, range(30), config, seen=lambda time: time < 22)
     # A forecast for frame t is made[t - 1]; frames 22 .. 27 follow at most five without a mask.
     assert [ahead.source for ahead in made[21:27]] == ["kalman"] * 6
@@ -185,7 +186,7 @@ def test_each_gate_closes() -> None:
     cases = {
         "off": (state, with_changes(mode="off")),
         "no_accepted_frame": (ObjectMotion(), ALL),
-        "absent_too_long": (replace(state, absent=6), ALL),
+        "absent_too_long": (replace(state, absent=ALL.coast_max + 1), ALL),
         "low_predicted_iou": (replace(state, predicted_iou=0.45), ALL),
     }
     for reason, (given, config) in cases.items():
@@ -254,7 +255,7 @@ def test_the_last_step_is_expected_once_more_where_the_filter_lags_behind() -> N
 
 def test_an_object_that_leaves_the_frame_is_prompted_at_its_edge_and_then_no_more() -> None:
     world = World(path=lambda t: (290 + 6 * t, 120))
-    _, _, made = watch(world, range(28), seen=lambda time: world.draw(time).mask.any())
+    _, _, made = watch(world, range(36), seen=lambda time: world.draw(time).mask.any())
     boxes = [ahead.prompt.box for ahead in made if ahead.prompt is not None and ahead.prompt.box is not None]
     assert max(box[2] for box in boxes) == 400
     assert all(box[2] > box[0] and box[3] > box[1] for box in boxes)

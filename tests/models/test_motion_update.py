@@ -68,9 +68,9 @@ def test_a_step_is_from_the_frame_before_without_the_cameras_part() -> None:
 
 def test_after_a_long_absence_the_filter_begins_anew() -> None:
     state = seen(seen(ObjectMotion(), prompted=True))
-    for missed in range(1, 7):
+    for missed in range(1, CONFIG.coast_max + 2):
         state = seen(state, object_score=-1.0)
-        assert (state.kalman is None) == (missed > 5)
+        assert (state.kalman is None) == (missed > CONFIG.coast_max)
     back = seen(state)
     assert (back.stable_frames, back.absent) == (0, 0)
     assert back.kalman is not None
@@ -107,7 +107,7 @@ def test_a_mask_that_lost_most_of_its_area_is_bridged_and_at_last_believed() -> 
     assert (part.absent, part.box, part.points_P2 is state.points_P2) == (1, state.box, True)
     assert part.kalman is not None
     assert part.kalman.mean[0] == pytest.approx(state.kalman.mean[0], abs=1), "it is not drawn to the sliver"  # type: ignore[union-attr]
-    for _ in range(5):
+    for _ in range(CONFIG.coast_max):
         part = seen(part, logits_hw=sliver)
     assert part.absent == 0, "after as many frames as the filter bridges, that is all there is"
     assert seen(part, logits_hw=sliver).absent == 0
@@ -124,7 +124,7 @@ def test_a_mask_that_took_in_a_neighbour_is_bridged_and_at_last_believed() -> No
     assert (merged.absent, merged.box, merged.usual_area) == (1, state.box, state.usual_area)
     assert merged.kalman is not None
     assert merged.kalman.mean[0] == pytest.approx(state.kalman.mean[0], abs=1), "it is not drawn to the neighbour"  # type: ignore[union-attr]
-    for _ in range(5):
+    for _ in range(CONFIG.coast_max):
         merged = seen(merged, logits_hw=both)
     assert (merged.absent, merged.usual_area) == (0, np.count_nonzero(both > 0)), "that is how large it is now"
     for step in range(12):
