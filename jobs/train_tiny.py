@@ -21,8 +21,10 @@ from pipeline.training.tiny_recipes import (
     choosing,
     detailing,
     guiding,
+    keeping,
     ripening,
     sharpening,
+    telling,
     touching,
 )
 
@@ -36,8 +38,8 @@ class TrainTiny(TrainJob):
     """Stages to run, in order; each begins with what the one before left in the output."""
     presence_shift: float = TinyTraining.model_fields["presence_shift"].default
     """Added to every object score of the model that is written; below 0 it calls more frames empty."""
-    mixed_share: float = TinyTraining.model_fields["mixed_share"].default
-    """Of the choose stage's weights in what the last stage begins with; the rest is the guide stage's."""
+    mixes: dict[StageName, dict[StageName, float]] = TinyTraining.model_fields["mixes"].default
+    """Shares of stages' weights in what a stage begins with; the others begin with those of the stage before."""
     refer: ReferStage = ReferStage()
     """Words to things."""
     ripen: ReferStage = ripening()
@@ -56,6 +58,10 @@ class TrainTiny(TrainJob):
     """Tracking with and without motion prompts, beside sentences."""
     choose: ContactStage = choosing()
     """Tracking longer parts, by any choice of memories, beside sentences of which half fit nothing on short clips."""
+    keep: ContactStage = keeping()
+    """The same again, from a mean of choose and guide."""
+    tell: ContactStage = telling()
+    """Beside keep, from the same mean: sentences three times as often as tracks."""
     cme: CmeStage = CmeStage()
     """The conditional memory encoder's head."""
 

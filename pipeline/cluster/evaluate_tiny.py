@@ -39,11 +39,12 @@ logger = logging.getLogger(__name__)
 DEFAULT_SEED = 1
 DEFAULT_CLIPS = 200
 
-METHODS: dict[Task, str] = {"refer": "samwise", "track": "mosam"}
+METHODS: dict[Task, str] = {"refer": "samwise", "track": "mosam", "guided": "mosam"}
 """Which method does what; tracking reads the SAM2 part of the same weights."""
 
-PLAIN_TRACKING: Mapping[str, Any] = {"policy": "sam2", "pixel": "off", "motion": {"mode": "off"}, "trace": False}
-"""Settings of the tracking method that make it plain SAM2."""
+_SAM2_MEMORY: Mapping[str, Any] = {"policy": "sam2", "pixel": "off", "trace": False}
+TRACKING: dict[Task, Mapping[str, Any]] = {"track": {**_SAM2_MEMORY, "motion": {"mode": "off"}}, "guided": _SAM2_MEMORY}
+"""Settings of the tracking method that make it plain SAM2, and SAM2 with motion-guided prompts."""
 
 QUICK: Mapping[str, Any] = {"rows_per_decode": 12}
 """Three sentences of four clips share a batch: a fifth less time than with the default on a CPU, the same masks but
@@ -66,7 +67,7 @@ class MeasuredModel:
 
     def segmenter(self, task: Task, **changes: Any) -> Segmenter:
         """The method for a task, with `changes` over the settings."""
-        settings = {**QUICK, **self.settings} if task == "refer" else PLAIN_TRACKING
+        settings = {**QUICK, **self.settings} if task == "refer" else TRACKING[task]
         return build_segmenter(METHODS[task], {**settings, **changes}, self.spec, self.device)
 
 

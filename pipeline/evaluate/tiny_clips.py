@@ -1,7 +1,7 @@
 """The held-out clips that the tiny model is measured on: sets by name, their seeds, and what is asked of each clip."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from pipeline.synth.witness import testify
 from pipeline.synth.world import Split
 from pipeline.ticks import RGB, PointPrompt, Prompt, Tick
 
-Task = Literal["refer", "track"]
+Task = Literal["refer", "track", "guided"]
 
 HELD_OUT_SEEDS = 1 << 31
 """Streams of evaluation are named by seeds from here on; a training whose seed is below never draws from them."""
@@ -37,7 +37,9 @@ class ClipSet:
 
     Attributes:
         told: what is in it, in words.
-        task: "refer" asks the clip's sentences; "track" prompts objects on the first frame, see `tracking_prompts`.
+        task: "refer" asks the clip's sentences; "track" prompts objects on the first frame, see `tracking_prompts`, for
+            a tracker by memory alone; "guided" the same for one with motion-guided prompts.
+        kinds: how objects are prompted.
         is_backwards: the clips are played backwards under the sentences of the forward clip.
         split: "test" shows every combination of colour, shape and motion as it comes; object 1 of "heldout" always
             is one that training never shows.
@@ -46,6 +48,7 @@ class ClipSet:
     told: str
     config: ClipConfig
     task: Task = "refer"
+    kinds: tuple[PromptKind, ...] = PROMPT_KINDS
     is_backwards: bool = False
     split: Split = "test"
 
@@ -73,6 +76,12 @@ SETS: dict[str, ClipSet] = {
         told="24 frames, all motions, 70 % twins, 30 % camera pan, objects that cross", config=SUITES["streaming24"]
     ),
     "tracks": ClipSet(told="as streaming24, objects 1 and 2 prompted", config=SUITES["streaming24"], task="track"),
+    "guided": ClipSet(
+        told="the clips of tracks, prompted by masks alone",
+        config=SUITES["streaming24"],
+        task="guided",
+        kinds=("mask",),
+    ),
     "late": ClipSet(told="16 frames, the referent enters at 30-60 % of them", config=SUITES["late"]),
     "reappears": ClipSet(told="16 frames, the referent is away for 2-5 of them", config=SUITES["reappears"]),
     "plural": ClipSet(told="16 frames, 4-6 objects, sentences with several referents", config=SUITES["plural"]),
@@ -144,7 +153,7 @@ def iter_cases(clip_set: ClipSet, seed: int, count: int) -> Iterator[ClipCase]:
     Raises:
         ValueError: the set's clips have almost never anything to ask.
     """
-    cases = (_case_of(clip, clip_set.task) for clip in _clips(clip_set, seed))
+    cases = (_case_of(clip, clip_set) for clip in _clips(clip_set, seed))
     asking = (case for case in itertools.islice(cases, count * _CLIPS_TRIED_PER_CASE) if case.prompts)
     found = 0
     for case in itertools.islice(asking, count):
@@ -154,15 +163,15 @@ def iter_cases(clip_set: ClipSet, seed: int, count: int) -> Iterator[ClipCase]:
         raise ValueError(f"{clip_set.told}: {found} clips of {count * _CLIPS_TRIED_PER_CASE} ask anything.")
 
 
-def tracking_prompts(clip: Clip) -> tuple[Prompt, ...]:
-    """First-frame prompts: each of the first `NUM_TRACKED` objects by mask, by point and by box.
+def tracking_prompts(clip: Clip, kinds: Sequence[PromptKind] = PROMPT_KINDS) -> tuple[Prompt, ...]:
+    """First-frame prompts: each of the first `NUM_TRACKED` objects by mask, by point and by box, or as `kinds` say.
 
     An object is left out if the first frame shows less than a third of what is ever seen of it. `query_id` is
     "kind:object", as "mask:1".
     """
     rows = {kind: {row["object_id"]: row for row in _first_frame_rows(clip, kind)} for kind in PROMPT_KINDS}
     objects = [object_id for object_id in range(1, NUM_TRACKED + 1) if object_id in rows["mask"]]
-    asked = itertools.product(PROMPT_KINDS, objects)
+    asked = itertools.product(kinds, objects)
     return tuple(
         _tracking_prompt(clip, kind, rows[kind][object_id], slot) for slot, (kind, object_id) in enumerate(asked)
     )
@@ -173,8 +182,9 @@ def _clips(clip_set: ClipSet, seed: int) -> Iterator[Clip]:
     return map(_backwards, drawn) if clip_set.is_backwards else drawn
 
 
-def _case_of(clip: Clip, task: Task) -> ClipCase:
-    prompts = tracking_prompts(clip) if task == "track" else tuple(_text_prompts(clip.expressions))
+def _case_of(clip: Clip, clip_set: ClipSet) -> ClipCase:
+    is_asked = clip_set.task == "refer"
+    prompts = tuple(_text_prompts(clip.expressions)) if is_asked else tracking_prompts(clip, clip_set.kinds)
     return ClipCase(clip=clip, prompts=prompts, truth=truth_row(clip))
 
 

@@ -166,6 +166,12 @@ SLICES: dict[str, SliceRule] = {
         has=["mask"],
         goals={"J": 0.75, "J_last8": 0.65},
     ),
+    "track_mask_guided": _rule(
+        "as track_mask, with motion-guided prompts beside SAM2's own memories",
+        "guided",
+        columns=_TRACKING,
+        has=["mask"],
+    ),
     "track_point": _rule("first-frame points, likewise", "tracks", columns=_TRACKING, has=["point"]),
     "track_box": _rule("first-frame boxes, likewise", "tracks", columns=_TRACKING, has=["box"]),
     "late": _rule(

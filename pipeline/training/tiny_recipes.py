@@ -1,6 +1,6 @@
 """Recipe of the tiny model: its stages, each a config of clips and a loop."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
@@ -315,48 +315,59 @@ def guiding() -> ContactStage:
     0.05 J where they should gain.
     """
     before = touching()
+    twins = {"motion": 0.45, "colour": 0.05, "shape": 0.2, "texture": 0.15, "size": 0.15}
     slow = dict.fromkeys(before.loop.rate_factors, 0.5)
-    return before.model_copy(
-        update={
-            "turns": ("refer", "track", "short", "guided"),
-            "short_clips": before.short_clips.derive(
-                name="guide4",
-                twin_differs={"motion": 0.45, "colour": 0.05, "shape": 0.2, "texture": 0.15, "size": 0.15},
-            ),
-            "refer_clips": before.refer_clips.derive(name="guide24"),
-            "track_clips": before.track_clips.derive(name="guide24_tracked"),
-            "loop": before.loop.model_copy(
-                update={"num_steps": 2000, "learning_rate": 8e-4, "rate_factors": slow, "seed": 9}
-            ),
-        }
+    loop = {"num_steps": 2000, "learning_rate": 8e-4, "rate_factors": slow, "seed": 9}
+    return _after(
+        before, "guide", short={"twin_differs": twins}, loop=loop, turns=("refer", "track", "short", "guided")
     )
 
 
 def choosing() -> ContactStage:
-    """After guide: longer parts are tracked, half of them by memories drawn at random.
-
-    Half of the sentences on short clips fit nothing.
+    """After guide: longer parts are tracked, half of them by memories drawn at random; half of the short sentences fit
+    nothing.
 
     All stages before read the frames just passed, so their weights bore no other choice of memories.
     """
     before = guiding()
-    rates = dict.fromkeys(before.loop.rate_factors, 0.7)
-    return before.model_copy(
-        update={
-            "turns": ("short", "track", "refer", "guided"),
-            "num_tracked_frames": 12,
-            "tracked_clips_per_step": 3,
-            "drawn_share": 0.5,
-            "short_clips": before.short_clips.derive(
-                name="choose4",
-                expressions=("referent", "twin", "none", "none"),
-                kind_weights={**_LATER_MIX, "motion": 0.5},
-            ),
-            "refer_clips": before.refer_clips.derive(name="choose24"),
-            "track_clips": before.track_clips.derive(name="choose24_tracked"),
-            "loop": before.loop.model_copy(update={"num_steps": 1800, "rate_factors": rates, "seed": 10}),
-        }
+    return _after(
+        before,
+        "choose",
+        short={
+            "expressions": ("referent", "twin", "none", "none"),
+            "kind_weights": {**_LATER_MIX, "motion": 0.5},
+        },
+        loop={"num_steps": 1800, "rate_factors": dict.fromkeys(before.loop.rate_factors, 0.7), "seed": 10},
+        turns=("short", "track", "refer", "guided"),
+        num_tracked_frames=12,
+        tracked_clips_per_step=3,
+        drawn_share=0.5,
     )
+
+
+def keeping() -> ContactStage:
+    """As choose, from a mean of it and guide; more of the short sentences are on motion."""
+    short = {"kind_weights": {**_LATER_MIX, "motion": 0.8}}
+    return _after(choosing(), "keep", short=short, loop={"num_steps": 1400, "seed": 11})
+
+
+def telling() -> ContactStage:
+    """Beside keep, from the same mean: sentences in three steps of four."""
+    short = {"kind_weights": {**_LATER_MIX, "motion": 1.0}}
+    turns = ("short", "refer", "short", "track")
+    return _after(choosing(), "tell", short=short, loop={"num_steps": 1400, "seed": 12}, turns=turns)
+
+
+def _after(
+    before: ContactStage, name: str, *, short: dict[str, Any], loop: dict[str, Any], **own: object
+) -> ContactStage:
+    """A stage on clips of its own name: the one before, with these changes to its short clips, its loop and itself."""
+    clips = {
+        "short_clips": before.short_clips.derive(name=f"{name}4", **short),
+        "refer_clips": before.refer_clips.derive(name=f"{name}24"),
+        "track_clips": before.track_clips.derive(name=f"{name}24_tracked"),
+    }
+    return before.model_copy(update={**own, **clips, "loop": before.loop.model_copy(update=loop)})
 
 
 class CmeStage(BaseModel):

@@ -207,6 +207,19 @@ def test_tracking_is_sam2_alone_with_the_same_weights_and_objects_apart() -> Non
     assert [next(iter(item.slices)) for item in items] == [str(p.query_id).partition(":")[0] for p in short.prompts]
 
 
+def test_guided_tracks_are_the_masks_of_the_same_clips_with_motion_prompts_beside_sam2s_memories() -> None:
+    tracker = small_model().segmenter("guided")
+    assert isinstance(tracker, MosamSegmenter)
+    assert (tracker.config.policy, tracker.config.follows_motion, tracker.config.selects_pixels) == (
+        "sam2",
+        True,
+        False,
+    )
+    (case,), (alone,) = (list(iter_cases(SETS[name], SEED, 1)) for name in ("guided", "tracks"))
+    assert np.array_equal(case.clip.labels, alone.clip.labels)
+    assert [p.query_id for p in case.prompts] == [p.query_id for p in alone.prompts if p.mask is not None]
+
+
 def test_the_verb_prints_a_table_and_writes_every_number(
     mini_is_tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,5 +79,7 @@ def small_stages(num_steps: int) -> dict[str, ReferStage | TrackStage | MemorySt
         "contact": small_contact(num_steps),
         "guide": small_contact(num_steps).model_copy(update={"turns": ("guided", "short")}),
         "choose": small_contact(num_steps).model_copy(update={"turns": ("track", "short"), "drawn_share": 1.0}),
+        "keep": small_contact(num_steps),
+        "tell": small_contact(num_steps).model_copy(update={"turns": ("short", "track")}),
         "cme": CmeStage(late_clips=four, plain_clips=three, loop=small_loop(num_steps, 2)),
     }

@@ -70,7 +70,7 @@ def _halved(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _check_each_stage_trained_its_own_part(settings: TinyTraining) -> None:
-    sharpen, detail, track, memory, contact, guide, choose = (_moved(settings, stage) for stage in STAGES[2:-1])
+    sharpen, detail, track, memory, contact, guide, choose = (_moved(settings, stage) for stage in STAGES[2:9])
     own = {"detail_stem.", "conditional_memory_encoder."}
     assert not _begins(sharpen, own)
     assert _begins(detail, own) == {"detail_stem."}
@@ -91,20 +91,34 @@ def _check_each_stage_trained_its_own_part(settings: TinyTraining) -> None:
             "sam.sam_mask_decoder.",
             "grounding.",
         }
-    _check_the_last_stage_trained_its_head_on_a_mean_of_the_two_before(settings)
+    assert settings.mixes.keys() == {"keep", "tell", "cme"}
+    trained = {stage: _moved_from_its_mean(settings, stage) for stage in settings.mixes}
+    assert trained["keep"]
+    assert trained["tell"]
+    assert trained["cme"]
+    assert all(name.startswith("conditional_memory_encoder.") for name in trained["cme"])
+    assert not _begins(trained["keep"] | trained["tell"], {"conditional_memory_encoder."})
+    assert len(trained["keep"]) < len(_weights(settings, "keep")), "what it does not train is the mean"
 
 
-def _check_the_last_stage_trained_its_head_on_a_mean_of_the_two_before(settings: TinyTraining) -> None:
-    guide, choose, cme = (_weights(settings, name) for name in ("guide", "choose", "cme"))
+@pytest.mark.parametrize(
+    "shares", [{"choose": 0.6, "guide": 0.3}, {"choose": 1.2, "guide": -0.2}, {"cme": 1.0}, {"tell": 1.0}, {}]
+)
+def test_a_mean_of_stages_has_whole_shares_of_stages_before(shares: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="keep begins with"):
+        TinyTraining.model_validate({"output": "unused", "mixes": {"keep": shares}})
+
+
+def _moved_from_its_mean(settings: TinyTraining, stage: StageName) -> set[str]:
+    """Tensors that a stage which begins with a mean of others left elsewhere."""
+    parts = [(_weights(settings, name), share) for name, share in settings.mixes[stage].items()]
     moved = set()
-    for name, tensor in cme.items():
-        floating = tensor.is_floating_point()
-        mean = 0.6 * choose[name] + 0.4 * guide[name] if floating else choose[name]
-        if not torch.allclose(tensor, mean, rtol=1e-5, atol=1e-7):
+    for name, tensor in _weights(settings, stage).items():
+        first = parts[0][0][name]
+        mean = sum(share * tensors[name] for tensors, share in parts) if tensor.is_floating_point() else first
+        if not torch.allclose(tensor, torch.as_tensor(mean), rtol=1e-5, atol=1e-7):
             moved.add(name)
-    assert moved
-    assert all(name.startswith("conditional_memory_encoder.") for name in moved)
-    assert any(not torch.equal(cme[name], choose[name]) for name in cme.keys() - moved)
+    return moved
 
 
 def _moved(settings: TinyTraining, stage: StageName) -> set[str]:
