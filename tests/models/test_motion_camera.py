@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pipeline.models.motion_camera import FrameMotion, estimate_camera, observe_frame, picture_shift, to_grey
 from pipeline.models.motion_config import MotionConfig
@@ -63,6 +65,17 @@ def test_a_jerk_that_corners_alone_lose_is_found_from_the_pictures_shift(monkeyp
     monkeypatch.setattr("pipeline.models.motion_camera._MIN_SHIFT_SHARE", 2.0)
     lost = observe(world, 1, observe(world, 0, None)).camera_23
     assert np.abs(lost - shift(70.0, 20.0)).max() > 5
+
+
+@pytest.mark.parametrize("similarity", [None, turn(3.0, about=(0.0, 0.0))], ids=["none", "turned"])
+def test_the_median_shift_is_the_camera_where_more_corners_follow_it(
+    monkeypatch: pytest.MonkeyPatch, similarity: NDArray[np.float64] | None
+) -> None:
+    world = replace(BIG, sprite=(60.0, 50.0), camera=lambda t: shift(13.0 * t, -7.0 * t))
+    monkeypatch.setattr(cv2, "estimateAffinePartial2D", lambda *_, **__: (similarity, None))
+    frame = observe(world, 1, observe(world, 0, None))
+    np.testing.assert_allclose(frame.camera_23, shift(13.0, -7.0), atol=0.3)
+    assert frame.num_inliers >= CONFIG.camera_min_inliers
 
 
 def test_a_sharper_picture_is_measured_at_the_grey_images_size() -> None:

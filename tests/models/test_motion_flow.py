@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -140,6 +141,22 @@ def test_the_objects_own_pixels_are_found_far_from_where_it_was_expected() -> No
     # It is 65.8 px away.
     near = matched_shift(first, second, before, box, (0.0, 0.0), reach_px=60.0, config=CONFIG)
     assert near is None or np.hypot(*near) <= 60
+
+
+@pytest.mark.parametrize("step", [(21, -13), (-34, 9)])
+def test_a_pattern_too_fine_for_half_the_size_is_found_to_the_pixel(step: tuple[int, int]) -> None:
+    draws = np.random.default_rng(7)
+    first, second = (np.full(SIZE, 120, np.uint8) for _ in range(2))
+    coat = draws.integers(0, 256, (31, 43), np.uint8)
+    first[100:131, 150:193] = coat
+    second[100 + step[1] : 131 + step[1], 150 + step[0] : 193 + step[0]] = coat
+    # One that is nearer, and alike at half the size alone.
+    smooth = cv2.resize(cv2.resize(coat, (21, 15), interpolation=cv2.INTER_AREA), (43, 31))
+    second[160:191, 140:183] = smooth
+    mask = np.zeros(SIZE, np.bool_)
+    mask[100:131, 150:193] = True
+    found = matched_shift(first, second, mask, (150, 100, 193, 131), (0.0, 0.0), reach_px=80.0, config=CONFIG)
+    assert found == step
 
 
 def test_of_two_that_look_alike_the_nearer_is_meant_even_if_the_other_fits_a_little_better() -> None:

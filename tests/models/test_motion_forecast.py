@@ -253,6 +253,40 @@ def test_the_last_step_is_expected_once_more_where_the_filter_lags_behind() -> N
     assert without.source != "dense" or abs(without.displacement_xy[0] - 40) > 3
 
 
+def test_the_last_step_is_expected_on_through_frames_without_a_mask_and_with_the_camera() -> None:
+    # The camera moves too, by 5 px a frame: 35 of the 40 px in the picture are the object's own.
+    world = World(
+        width=640,
+        path=lambda t: (60 + 4 * t + 31 * max(0, t - 15), 120),
+        camera=lambda t: shift(5.0 * max(0, t - 15), 0.0),
+    )
+    state, previous, _ = watch(world, range(20), seen=lambda time: time < 18)
+    assert state.absent == 2
+    nearby, flow = with_changes(search_share=0.0), build_flow(ALL)
+    frame = observe_frame(world.draw(20).image, 20, previous, [state], nearby, flow)
+    ahead = forecast(state, frame, nearby, flow)
+    assert ahead.kalman is not None
+    assert ahead.source == "dense"
+    assert ahead.displacement_xy == pytest.approx((3 * 40, 0), abs=2)
+    without = forecast(replace(state, step_xy=None), frame, nearby, flow)
+    assert without.source != "dense" or abs(without.displacement_xy[0] - 120) > 5
+
+
+def test_arbitration_expects_the_measured_box_by_how_well_it_is_known() -> None:
+    world = World(path=lambda t: (100 + 4 * t, 120))
+    ahead = watch(world, range(3))[2][-1]
+    assert ahead.source == "dense"
+    assert ahead.motion is not None
+    assert ahead.expected_box == pytest.approx(true_box(world.draw(2).mask), abs=4)
+    assert ahead.expected_weight == pytest.approx(0.25 * ahead.motion.fit)
+    assert 0.8 < ahead.motion.fit <= 1
+    points = watch(world, range(3), with_changes(flow="none", measured_weight=0.5))[2][-1]
+    assert points.source == "points"
+    assert points.expected_weight == pytest.approx(0.5 * points.num_tracked / ALL.num_points)
+    lagging = watch(world, range(3), with_changes(measured_weight=0.0))[2][-1]
+    assert (lagging.expected_box, lagging.expected_weight) == (None, 0.0), "the filter is not stable yet"
+
+
 def test_an_object_that_leaves_the_frame_is_prompted_at_its_edge_and_then_no_more() -> None:
     world = World(path=lambda t: (290 + 6 * t, 120))
     _, _, made = watch(world, range(36), seen=lambda time: world.draw(time).mask.any())

@@ -63,6 +63,10 @@ def test_a_step_is_from_the_frame_before_without_the_cameras_part() -> None:
     state = update(first, panned, ahead, logits_hw=aside, object_score=5.0, predicted_iou=0.9, config=CONFIG)
     assert state.step_xy == pytest.approx((2 * cell - 5, 3), abs=0.6)
     assert ObjectMotion.from_state(state.state_dict()).step_xy == state.step_xy
+    assert state.center_xy is not None
+    absent = update(state, panned, None, logits_hw=aside, object_score=-5.0, predicted_iou=0.9, config=CONFIG)
+    assert absent.center_xy == pytest.approx((state.center_xy[0] + 2 * cell, state.center_xy[1]), abs=0.6)
+    assert ObjectMotion.from_state(absent.state_dict()).center_xy == absent.center_xy
     assert seen(seen(moved, object_score=-1.0)).step_xy is None
 
 
@@ -130,6 +134,23 @@ def test_a_mask_that_took_in_a_neighbour_is_bridged_and_at_last_believed() -> No
     for step in range(12):
         state = seen(state, logits_hw=LOGITS + 0.15 * step)
         assert state.absent == 0, "one that comes nearer is followed"
+
+
+def test_a_mask_that_takes_in_a_neighbour_bit_by_bit_is_bridged_too() -> None:
+    first = state = seen(seen(ObjectMotion(), prompted=True))
+    inside, columns = LOGITS > 0, np.arange(LOGITS.shape[1])
+    absent = []
+    for step in range(1, 11):
+        right = int(np.flatnonzero(inside.any(axis=0))[-1]) + step
+        beside = inside.any(axis=1)[:, None] & (columns > right - step) & (columns <= right)
+        state = seen(state, logits_hw=np.where(beside, 3.0, LOGITS).astype(np.float32))
+        absent.append(state.absent)
+    assert absent[0] == 0
+    assert absent[-1] > 0
+    assert state.usual_area <= first.usual_area * 1.01**10
+    assert state.box is not None
+    assert first.box is not None
+    assert state.box[2] - first.box[2] < 0.5 * (first.box[2] - first.box[0])
 
 
 def test_a_frame_that_the_user_prompts_begins_the_filter_anew() -> None:
