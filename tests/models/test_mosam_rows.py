@@ -140,23 +140,23 @@ class DrawnCandidates:
     [
         ((0.1, 0.2, 0.95), 0.0, True, 2),  # the prompted decode has the best mask
         ((0.1, 0.2, 0.3), 0.0, False, 1),  # the unprompted one has
-        ((0.1, 0.2, 0.95), 0.5, False, 0),  # 0.5 x 0.7 + 0.5 x 1 beats 0.5 x 0.95: the filter's box is the left one
+        ((0.1, 0.2, 0.95), 0.5, False, 0),  # 0.5 x 0.7 + 0.5 x 1 beats 0.5 x 0.95: the left box is expected
         ((0.8, 0.2, 0.95), 0.5, True, 0),
     ],
 )
-def test_arbitration_takes_the_best_of_all_candidates_and_the_filters_box_can_turn_it(
+def test_arbitration_takes_the_best_of_all_candidates_and_the_expected_box_can_turn_it(
     core: Sam2Core, features: ImageFeatures, moved: tuple[float, ...], weight: float, prompted: bool, place: int
 ) -> None:
     drawn: Any = DrawnCandidates(core, (0.7, 0.9, 0.6), moved)
-    left = (0.0, 0.0, 20.0, 40.0)
-    ahead = MotionForecast(prompt=prompt(10), kalman_box=left, expected_box=left, expected_weight=weight)
+    left, middle = (0.0, 0.0, 20.0, 40.0), (30.0, 0.0, 50.0, 40.0)
+    ahead = MotionForecast(prompt=prompt(10), kalman_box=middle, expected_box=left, expected_weight=weight)
     with torch.inference_mode():
         found = track_and_choose(drawn, rows(core, features, [ahead]), RULES)
     assert found.prompted == [prompted]
     assert float(found.output.predicted_iou_R) == pytest.approx((moved if prompted else (0.7, 0.9, 0.6))[place])
     inside = (found.output.low_res_logits_R1hw[0, 0] > 0).any(dim=0).nonzero().flatten().tolist()
     assert inside == list(range(6 * place, 6 * place + 4))
-    assert found.kalman_ious[0] == pytest.approx(1.0 if place == 0 else 0.0, abs=0.1)
+    assert found.kalman_ious[0] == pytest.approx(1.0 if place == 1 else 0.0, abs=0.1)
 
 
 def test_a_lower_presence_threshold_keeps_masks_that_sam2_would_paint_out(features: ImageFeatures) -> None:
