@@ -9,13 +9,13 @@ import pytest
 
 from pipeline.models.motion_camera import FrameMotion, observe_frame
 from pipeline.models.motion_config import MotionConfig
-from pipeline.models.motion_flow import Flow, build_flow
+from pipeline.models.motion_flow import Flow, FlowField, build_flow, window_field
 from pipeline.models.motion_forecast import MotionForecast, forecast
 from pipeline.models.motion_kalman import box_iou
 from pipeline.models.motion_points import Floats, Grey
 from pipeline.models.motion_state import ObjectMotion
 from pipeline.models.motion_update import update
-from pipeline.models.motion_warp import logits_box
+from pipeline.models.motion_warp import Warp, logits_box, warp_logits
 from pipeline.ticks import Mask
 from tests.models.drawn_motion import World, logits_of, mask_iou, shift
 
@@ -219,6 +219,31 @@ def test_flow_that_fits_badly_is_believed_only_if_none_fits_better(seed: int) ->
 
     assert num_wrong(ALL) <= 1
     assert num_wrong(with_changes(sure_fit=0.0)) >= 4
+
+
+@pytest.mark.parametrize(("cost", "chosen_x"), [(1.0, 4), (0.0, 40)])
+def test_of_flows_that_fit_alike_the_nearer_is_taken(
+    monkeypatch: pytest.MonkeyPatch, cost: float, chosen_x: int
+) -> None:
+    shifts = {4: 0.70, 40: 0.75}
+    measured = warp_logits
+
+    def flat(previous_HW: Grey, current_HW: Grey) -> Floats:
+        return np.zeros((*current_HW.shape, 2), np.float32)
+
+    def two_fields(state: ObjectMotion, frame: FrameMotion, *_: object) -> list[FlowField | None]:
+        assert state.grey_HW is not None
+        assert state.box is not None
+        return [window_field(state.grey_HW, frame.grey_HW, state.box, (x, 0.0), flat, ALL) for x in shifts]
+
+    def fits_as_told(logits: Floats, field: FlowField, size: tuple[int, int], config: MotionConfig) -> Warp:
+        return replace(measured(logits, field, size, config), agreement=shifts[field.shift_xy[0]], correlation=None)
+
+    monkeypatch.setattr("pipeline.models.motion_forecast._fields", two_fields)
+    monkeypatch.setattr("pipeline.models.motion_forecast.warp_logits", fits_as_told)
+    config = with_changes(far_flow_cost=cost, min_tracked_points=6)
+    (ahead,) = watch(STILL, range(2), config)[2]
+    assert ahead.displacement_xy == pytest.approx((chosen_x, 0), abs=0.1)
 
 
 @pytest.mark.parametrize(("needed_points", "searches"), [(3, 0), (6, 1)])
