@@ -18,7 +18,7 @@ from pipeline.cluster.evaluate_tiny import MeasuredModel, measure_set, read_sett
 from pipeline.engine.engine import Engine
 from pipeline.engine.load_model import build_segmenter
 from pipeline.errors import ConfigError, SessionError
-from pipeline.evaluate.tiny_clips import CALIBRATION_SEEDS, SETS, ClipCase, held_out_seed, iter_cases
+from pipeline.evaluate.tiny_clips import CALIBRATION_SEEDS, SETS, ClipCase, Task, held_out_seed, iter_cases
 from pipeline.evaluate.tiny_slices import measure_tracks
 from pipeline.io.weights import ResolvedModel
 from pipeline.methods.mosam import MosamSegmenter
@@ -187,14 +187,16 @@ def test_masks_are_those_of_each_clip_alone_and_come_from_the_engine(monkeypatch
         assert all(np.array_equal(masks[object_id], expected[object_id]) for object_id in expected)
 
 
-def test_tracking_is_sam2_alone_with_the_same_weights_and_objects_apart() -> None:
-    tracker = small_model().segmenter("track")
+@pytest.mark.parametrize(("task", "follows_motion"), [("track", False), ("guided", True)])
+def test_tracking_reads_sam2s_own_memories_with_and_without_motion_prompts(task: Task, follows_motion: bool) -> None:
+    tracker = small_model().segmenter(task)
     assert isinstance(tracker, MosamSegmenter)
-    assert (tracker.config.policy, tracker.config.follows_motion, tracker.config.selects_pixels) == (
-        "sam2",
-        False,
-        False,
-    )
+    config = tracker.config
+    assert (config.policy, config.follows_motion, config.selects_pixels) == ("sam2", follows_motion, False)
+
+
+def test_tracked_objects_are_apart() -> None:
+    tracker = small_model().segmenter("track")
     (case,) = iter_cases(SETS["tracks"], SEED, 1)
     short = replace(case, clip=replace(case.clip, frames=case.clip.frames[:5], labels=case.clip.labels[:5]))
     alone = replace(short, prompts=short.prompts[:1])
@@ -207,14 +209,7 @@ def test_tracking_is_sam2_alone_with_the_same_weights_and_objects_apart() -> Non
     assert [next(iter(item.slices)) for item in items] == [str(p.query_id).partition(":")[0] for p in short.prompts]
 
 
-def test_guided_tracks_are_the_masks_of_the_same_clips_with_motion_prompts_beside_sam2s_memories() -> None:
-    tracker = small_model().segmenter("guided")
-    assert isinstance(tracker, MosamSegmenter)
-    assert (tracker.config.policy, tracker.config.follows_motion, tracker.config.selects_pixels) == (
-        "sam2",
-        True,
-        False,
-    )
+def test_guided_tracks_are_the_masks_of_the_same_clips() -> None:
     (case,), (alone,) = (list(iter_cases(SETS[name], SEED, 1)) for name in ("guided", "tracks"))
     assert np.array_equal(case.clip.labels, alone.clip.labels)
     assert [p.query_id for p in case.prompts] == [p.query_id for p in alone.prompts if p.mask is not None]
