@@ -29,7 +29,8 @@ class TrackRules:
     Attributes:
         num_points: places for points in a motion prompt; spare ones are told to be none, so that rows with more or
             fewer points share a batch.
-        arbitrates: the candidates of both decodes compete, with the filter's box; else a motion prompt decides.
+        arbitrates: the candidates of both decodes compete, with the forecast's expected box; else a motion prompt
+            decides.
         present_score: object scores above it count as present: 0, SAM2's.
     """
 

@@ -61,8 +61,8 @@ class MotionConfig(BaseModel):
             filter no more than a part does, and, once the filter is stable, takes no part in arbitration beside one
             that is not too large. Not in the spec [U].
         min_predicted_iou: the last accepted mask must reach this for a motion prompt [I].
-        coast_max: frames without an accepted mask that the filter bridges. The spec's 5 [I] were too few for
-            look-alikes that take ten frames to pass each other [U].
+        coast_max: frames without an accepted mask that the filter bridges. The spec has 5 [I], too few for look-alikes
+            that take ten frames to pass each other [U].
         max_jump_diagonals: a measured displacement further from what was to be expected, in object diagonals per
             frame, is not believed [I].
         stable_frames: accepted masks before the filter is believed [I].

@@ -78,7 +78,7 @@ class TinyTraining(BaseModel):
         output: store URI or folder; each stage leaves checkpoints and logs in a folder of its name, the last one the
             model in `model/`.
         architecture: a named one with grounded fusion.
-        stages: to run, in order; each begins with the weights that the one before left.
+        stages: to run, in order; each begins with the weights that the one before left, or as `mixes` says.
         device: "cuda" without CUDA is an error.
         num_threads: that draw clips ahead of time.
         torch_threads: of torch's operators on a CPU; more than one is slower on few busy cores.
@@ -116,8 +116,10 @@ class TinyTraining(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for stage, shares in self.mixes.items():
-            is_late = any(STAGES.index(name) >= STAGES.index(stage) for name in shares)
-            if is_late or min(shares.values(), default=0.0) <= 0 or abs(sum(shares.values()) - 1) > _SHARES_OFF:
+            are_before = all(STAGES.index(name) < STAGES.index(stage) for name in shares)
+            # Asked so that a share that is no number fails, too.
+            are_whole = all(share > 0 for share in shares.values()) and abs(sum(shares.values()) - 1) <= _SHARES_OFF
+            if not (are_before and are_whole):
                 raise ValueError(
                     f"mixes: {stage} begins with {shares}; expected stages before it, shares above 0 that sum to 1."
                 )
@@ -170,10 +172,10 @@ def train_tiny(settings: TinyTraining, workers: Workers, *, stop_after: int | No
 
 
 def build_learner(settings: TinyTraining, stage: StageName) -> GroundedLearner:
-    """A stage's learner: with fresh weights if it is the first of all, else with those of the stage before.
+    """A stage's learner: with fresh weights if it is the first of all, else with those of the stage before, or a mean.
 
     Raises:
-        WeightsError: the stage before left none.
+        WeightsError: a stage that it begins with left none.
     """
     network = _initial(settings, stage).to(chosen_device(settings.device)).eval()
     referring = {

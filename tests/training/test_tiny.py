@@ -102,7 +102,15 @@ def _check_each_stage_trained_its_own_part(settings: TinyTraining) -> None:
 
 
 @pytest.mark.parametrize(
-    "shares", [{"choose": 0.6, "guide": 0.3}, {"choose": 1.2, "guide": -0.2}, {"cme": 1.0}, {"tell": 1.0}, {}]
+    "shares",
+    [
+        {"choose": 0.6, "guide": 0.3},
+        {"choose": 1.2, "guide": -0.2},
+        {"choose": float("nan")},
+        {"cme": 1.0},
+        {"tell": 1.0},
+        {},
+    ],
 )
 def test_a_mean_of_stages_has_whole_shares_of_stages_before(shares: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="keep begins with"):
