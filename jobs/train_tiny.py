@@ -13,20 +13,18 @@ from pipeline.errors import ConfigError
 from pipeline.training.checkpoints import has_checkpoint
 from pipeline.training.tiny import STAGES, StageName, TinyTraining, stage_store, train_tiny
 from pipeline.training.tiny_recipes import (
-    CmeStage,
-    ContactStage,
-    MemoryStage,
-    ReferStage,
-    TrackStage,
     choosing,
     detailing,
     guiding,
+    holding,
     keeping,
+    pacing,
     ripening,
     sharpening,
     telling,
     touching,
 )
+from pipeline.training.tiny_stages import CmeStage, ContactStage, MemoryStage, ReferStage, TrackStage
 
 
 class TrainTiny(TrainJob):
@@ -62,6 +60,10 @@ class TrainTiny(TrainJob):
     """The same again, from a mean of choose and guide."""
     tell: ContactStage = telling()
     """Beside keep, from the same mean: sentences three times as often as tracks."""
+    pace: ContactStage = pacing()
+    """From a mean of the three before: things slower and faster, and sentences that say so."""
+    hold: ContactStage = holding()
+    """Beside pace, from the same mean: tracks in every other step."""
     cme: CmeStage = CmeStage()
     """The conditional memory encoder's head."""
 

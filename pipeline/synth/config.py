@@ -77,6 +77,7 @@ class ClipConfig(BaseModel):
         expressions: what each expression of a clip is to be: a kind, "any" of them by `kind_weights`, or one with
             the "referent" (object 1) or its "twin" (object 2) as its only target.
         kind_weights: of the kinds for the entries "any", "referent" and "twin".
+        speed_share: of the expressions that name a motion and could name its speed, too, those that do.
         playback: "frozen" repeats the middle frame; "reversed" plays backwards, with the truth turned around.
     """
 
@@ -112,6 +113,7 @@ class ClipConfig(BaseModel):
     shadow_fraction: Fraction = 0.0
     expressions: tuple[ExpressionPlan, ...] = ("any", "any", "any")
     kind_weights: dict[Kind, NonNegativeFloat] = Field(default=STANDARD_MIX)
+    speed_share: Fraction = 0.2
     playback: Playback = "forward"
 
     @property

@@ -129,7 +129,7 @@ def _proposal(
         told, bearers = "attribute", list(sayings)
     query = None
     for _ in range(_TRIES if bearers else 0):
-        query = propose(told, draws.pick(bearers), witness, draws)
+        query = propose(told, draws.pick(bearers), config, witness, draws)
         if query is not None:
             break
     return turn_false(query, config, witness, draws) if query is not None and kind == "none" else query

@@ -20,7 +20,6 @@ ATTRIBUTE_SHARES: dict[Kind, dict[Role, float]] = {
 """How often a query of a kind names each attribute of its target."""
 
 _GENERAL_MOTION_SHARE = 0.25
-_SPEED_SHARE = 0.2
 _PLURAL_MOTION_SHARE = 0.35
 _SHAPE_ONLY_ANCHOR_SHARE = 0.3
 _BORROWED_SHARE = 0.5
@@ -54,8 +53,11 @@ def collect_sayings(witness: Witness) -> tuple[Sayings, ...]:
     return tuple(_sayings(slot, witness) for slot in range(witness.num_objects))
 
 
-def propose(kind: Kind, sayings: Sayings, witness: Witness, draws: Draws) -> Query | None:
+def propose(kind: Kind, sayings: Sayings, config: ClipConfig, witness: Witness, draws: Draws) -> Query | None:
     """A query of a kind with referents that is true of one object; it may be true of others, too.
+
+    Args:
+        config: of the clip, for how often speeds are named.
 
     Returns:
         None if it came out empty.
@@ -64,14 +66,14 @@ def propose(kind: Kind, sayings: Sayings, witness: Witness, draws: Draws) -> Que
     conditions = [_attribute(role, sayings.slot, witness) for role in chosen]
     match kind:
         case "motion":
-            conditions += _some_motion(sayings, draws)
+            conditions += _some_motion(sayings, config, draws)
         case "temporal":
             conditions.append(draws.pick(sayings.temporal))
         case "relation":
             conditions.append(_some_relation(sayings, witness, draws))
         case "plural":
             if sayings.motions and draws.chance(_PLURAL_MOTION_SHARE):
-                conditions += _some_motion(sayings, draws)
+                conditions += _some_motion(sayings, config, draws)
             return _counted(Query(conditions=tuple(conditions), number="all"), witness, draws)
     return Query(conditions=tuple(conditions)) if conditions else None
 
@@ -122,10 +124,10 @@ def _attribute(role: Role, slot: int, witness: Witness) -> Condition:
     return Condition(role=role, value=getattr(witness.truth.objects[slot], role))
 
 
-def _some_motion(sayings: Sayings, draws: Draws) -> list[Condition]:
+def _some_motion(sayings: Sayings, config: ClipConfig, draws: Draws) -> list[Condition]:
     """The object's motion, at times by a more general word, at times with its speed."""
     told = draws.pick(sayings.motions) if draws.chance(_GENERAL_MOTION_SHARE) else sayings.motions[0]
-    return [told, *(sayings.speeds if draws.chance(_SPEED_SHARE) else ())]
+    return [told, *(sayings.speeds if draws.chance(config.speed_share) else ())]
 
 
 def _some_relation(sayings: Sayings, witness: Witness, draws: Draws) -> Condition:

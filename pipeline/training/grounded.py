@@ -19,7 +19,7 @@ from pipeline.training.gradients import BatchLosses
 from pipeline.training.grounded_clips import GroundedBatch, grounded_batch
 from pipeline.training.grounded_losses import HelperHeads, expression_loss, foreground_loss, helper_losses, word_loss
 from pipeline.training.mask_losses import RowScores, row_losses, row_metrics
-from pipeline.training.tiny_recipes import ReferStage
+from pipeline.training.tiny_stages import ReferStage
 
 _UNTRAINED = "token_type_embeddings"
 

@@ -18,7 +18,7 @@ from pipeline.synth.street import Street, sample_street
 from pipeline.training.drawn_memories import DrawnFrames
 from pipeline.training.gradients import BatchLosses
 from pipeline.training.grounded_memory import MemoryLearner, step_generator
-from pipeline.training.tiny_recipes import ContactStage, Turn
+from pipeline.training.tiny_stages import ContactStage, Turn
 
 MIN_REGION_PX = 40
 """Regions of a street smaller than this on the first frame, in the model's square, are not tracked."""

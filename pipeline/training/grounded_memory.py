@@ -31,7 +31,7 @@ from pipeline.training.rollout import (
     refer_through,
     track_through,
 )
-from pipeline.training.tiny_recipes import CmeStage, MemoryStage, TrackPhase, TrackStage
+from pipeline.training.tiny_stages import CmeStage, MemoryStage, TrackPhase, TrackStage
 
 _OBJECTS_STREAM = 17
 

@@ -23,7 +23,7 @@ from pipeline.models.tracking import uses_multimask
 from pipeline.training.forecast_prompts import ForecastPrompts
 from pipeline.training.grounded_clips import GroundedBatch
 from pipeline.training.mask_losses import RowScores
-from pipeline.training.tiny_recipes import SHOWN_BY, ShownBy
+from pipeline.training.tiny_stages import SHOWN_BY, ShownBy
 
 BOX_JITTER = 0.1
 """Of a box's sides, for its corners: users draw no exact boxes. Source: SAM, arXiv 2304.02643, appendix A."""

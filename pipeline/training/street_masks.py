@@ -36,7 +36,7 @@ from pipeline.training.loop import LoopConfig, TrainingResult, train
 from pipeline.training.mask_losses import row_losses, row_metrics
 from pipeline.training.rollout import choose_objects, track_encoded
 from pipeline.training.schedule import ScheduleConfig
-from pipeline.training.tiny_recipes import ShownBy
+from pipeline.training.tiny_stages import ShownBy
 from pipeline.training.workers import Workers
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -22,30 +22,25 @@ from pipeline.training.grounded import GroundedLearner, ReferLearner
 from pipeline.training.grounded_contact import ContactLearner
 from pipeline.training.grounded_memory import CmeLearner, MemoryLearner, TrackLearner
 from pipeline.training.initial_weights import named_architecture
-from pipeline.training.loop import LoopConfig, train
+from pipeline.training.loop import train
 from pipeline.training.tiny_recipes import (
-    CmeStage,
-    ContactStage,
-    MemoryStage,
-    ReferStage,
-    TrackStage,
     choosing,
     detailing,
     guiding,
+    holding,
     keeping,
+    pacing,
     ripening,
     sharpening,
     telling,
     touching,
 )
+from pipeline.training.tiny_stages import CmeStage, ContactStage, MemoryStage, ReferStage, TrackStage
 from pipeline.training.workers import Workers
 
 logger = logging.getLogger(__name__)
 
 StageName = Literal[
-    "refer", "ripen", "sharpen", "detail", "track", "memory", "contact", "guide", "choose", "keep", "tell", "cme"
-]
-STAGES: tuple[StageName, ...] = (
     "refer",
     "ripen",
     "sharpen",
@@ -57,11 +52,17 @@ STAGES: tuple[StageName, ...] = (
     "choose",
     "keep",
     "tell",
+    "pace",
+    "hold",
     "cme",
-)
+]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+Stage = ReferStage | TrackStage | MemoryStage | ContactStage | CmeStage
 MIXES: dict[StageName, dict[StageName, float]] = {
     "keep": {"choose": 0.6, "guide": 0.4},
     "tell": {"choose": 0.6, "guide": 0.4},
+    "pace": {"keep": 0.4, "tell": 0.4, "choose": 0.2},
+    "hold": {"keep": 0.4, "tell": 0.4, "choose": 0.2},
     "cme": {"keep": 0.4, "tell": 0.4, "choose": 0.2},
 }
 """See `TinyTraining.mixes`. The last was chosen on development seed 777; MODEL_CARD.md has the table."""
@@ -87,7 +88,8 @@ class TinyTraining(BaseModel):
         mixes: what a stage begins with where it is not what the stage before left: shares of stages' weights. Averages
             of a training's end and its beginning, and of trainings from one beginning, keep what each knew (Wortsman
             et al., WiSE-FT, CVPR 2022, arXiv 2109.01903; Model soups, ICML 2022, arXiv 2203.05482).
-        refer, ripen, sharpen, detail, track, memory, contact, guide, choose, keep, tell, cme: the stages' recipes.
+        refer, ripen, sharpen, detail, track, memory, contact, guide, choose, keep, tell, pace, hold, cme: the stages'
+            recipes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,6 +113,8 @@ class TinyTraining(BaseModel):
     choose: ContactStage = choosing()
     keep: ContactStage = keeping()
     tell: ContactStage = telling()
+    pace: ContactStage = pacing()
+    hold: ContactStage = holding()
     cme: CmeStage = CmeStage()
 
     @model_validator(mode="after")
@@ -125,23 +129,10 @@ class TinyTraining(BaseModel):
                 )
         return self
 
-    def loop(self, stage: StageName) -> LoopConfig:
-        """The loop of a stage."""
-        recipes: dict[StageName, ReferStage | TrackStage | MemoryStage | CmeStage] = {
-            "refer": self.refer,
-            "ripen": self.ripen,
-            "sharpen": self.sharpen,
-            "detail": self.detail,
-            "track": self.track,
-            "memory": self.memory,
-            "contact": self.contact,
-            "guide": self.guide,
-            "choose": self.choose,
-            "keep": self.keep,
-            "tell": self.tell,
-            "cme": self.cme,
-        }
-        return recipes[stage].loop
+    def recipe(self, stage: StageName) -> Stage:
+        """What a stage is configured by."""
+        found: Stage = getattr(self, stage)
+        return found
 
 
 def train_tiny(settings: TinyTraining, workers: Workers, *, stop_after: int | None = None) -> None:
@@ -157,7 +148,7 @@ def train_tiny(settings: TinyTraining, workers: Workers, *, stop_after: int | No
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
     for stage in settings.stages:
-        loop, store = settings.loop(stage), stage_store(settings, stage)
+        loop, store = settings.recipe(stage).loop, stage_store(settings, stage)
         learner = build_learner(settings, stage)
         logger.info("stage %s: %d steps, %d tensors trained", stage, loop.num_steps, len(learner.trained()))
         try:
@@ -178,28 +169,17 @@ def build_learner(settings: TinyTraining, stage: StageName) -> GroundedLearner:
         WeightsError: a stage that it begins with left none.
     """
     network = _initial(settings, stage).to(chosen_device(settings.device)).eval()
-    referring = {
-        "refer": settings.refer,
-        "ripen": settings.ripen,
-        "sharpen": settings.sharpen,
-        "detail": settings.detail,
-    }
-    if stage in referring:
-        return ReferLearner(network, referring[stage], num_threads=settings.num_threads)
-    if stage == "track":
-        return TrackLearner(network, settings.track, num_threads=settings.num_threads)
-    if stage == "memory":
-        return MemoryLearner(network, settings.memory, num_threads=settings.num_threads)
-    in_turns = {
-        "contact": settings.contact,
-        "guide": settings.guide,
-        "choose": settings.choose,
-        "keep": settings.keep,
-        "tell": settings.tell,
-    }
-    if stage in in_turns:
-        return ContactLearner(network, in_turns[stage], num_threads=settings.num_threads)
-    return CmeLearner(network, settings.cme, num_threads=settings.num_threads)
+    match settings.recipe(stage):
+        case ReferStage() as recipe:
+            return ReferLearner(network, recipe, num_threads=settings.num_threads)
+        case TrackStage() as recipe:
+            return TrackLearner(network, recipe, num_threads=settings.num_threads)
+        case ContactStage() as recipe:  # a MemoryStage, too
+            return ContactLearner(network, recipe, num_threads=settings.num_threads)
+        case MemoryStage() as recipe:
+            return MemoryLearner(network, recipe, num_threads=settings.num_threads)
+        case CmeStage() as recipe:
+            return CmeLearner(network, recipe, num_threads=settings.num_threads)
 
 
 def stage_store(settings: TinyTraining, stage: StageName) -> Store:
@@ -236,7 +216,7 @@ def _initial(settings: TinyTraining, stage: StageName) -> SamwiseNetwork:
     place = STAGES.index(stage)
     if place == 0:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.loop(stage).seed)
+            torch.manual_seed(settings.recipe(stage).loop.seed)
             return SamwiseNetwork(named_architecture(settings.architecture))
     shares = settings.mixes.get(stage, {STAGES[place - 1]: 1.0})
     tensors = _mixed([(_finished(settings, name)["model"], share) for name, share in shares.items()])

@@ -22,13 +22,16 @@ def has_attributes(clip: Clip, slot: int, demand: Demand) -> bool:
     return all(getattr(clip.truth.objects[slot], role) == value for role, value in demand.attributes.items())
 
 
-def goes_fast_enough(clip: Clip, slot: int, speed: str) -> bool:
+def mean_speed(clip: Clip, slot: int) -> float:
+    """While it moves and is seen, in pixels per frame at 128; 0 if it never does."""
     steps = np.linalg.norm(clip.truth.velocities_px[1:, slot], axis=1)
     seen = (clip.truth.visible_px[1:, slot] > 0) & (clip.truth.visible_px[:-1, slot] > 0) & (steps > 0.2)
-    if not seen.any():
-        return False
-    mean = steps[seen].mean() * 128 / min(clip.labels.shape[1:])
-    return bool(mean > 3.2 if speed == "fast" else mean < 3.6)
+    return float(steps[seen].mean() * 128 / min(clip.labels.shape[1:])) if seen.any() else 0.0
+
+
+def goes_fast_enough(clip: Clip, slot: int, speed: str) -> bool:
+    mean = mean_speed(clip, slot)
+    return mean > 0 and (mean > 3.2 if speed == "fast" else mean < 3.6)
 
 
 def happens_to(clip: Clip, slot: int, event: str) -> bool:
@@ -198,3 +201,16 @@ def test_several_things_are_never_said_to_do_what_has_words_for_one_only() -> No
     for index in range(460, 476):
         for expression in sample_clip(config, 2, "train", index).expressions:
             assert expression.query.number == "one" or not single & set(expression.words)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_sentences_on_motion_name_speeds_as_often_as_a_config_says(share: float) -> None:
+    config = SUITES["twins"].derive(speed_px=(1.0, 7.0), speed_share=share)
+    clips = [sample_clip(config, 6, "test", index) for index in range(20)]
+    said = [(clip, found) for clip in clips for found in clip.expressions if found.target_ids]
+    named = [(read_text(found.text).speed, mean_speed(clip, found.target_ids[0] - 1)) for clip, found in said]
+    if share:
+        assert {speed for speed, mean in named if mean <= 2.2} == {"slow"}
+        assert {speed for speed, mean in named if mean >= 4.7} == {"fast"}
+    else:
+        assert {speed for speed, _ in named} == {None}

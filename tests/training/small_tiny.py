@@ -8,7 +8,7 @@ from pipeline.models.samwise_variants import grounded_samwise, small_sam2
 from pipeline.synth.config import ClipConfig
 from pipeline.synth.street_config import StreetConfig
 from pipeline.training.loop import LoopConfig
-from pipeline.training.tiny_recipes import CmeStage, ContactStage, MemoryStage, ReferStage, TrackPhase, TrackStage
+from pipeline.training.tiny_stages import CmeStage, ContactStage, MemoryStage, ReferStage, TrackPhase, TrackStage
 
 CLIPS = ClipConfig(
     name="small",
@@ -81,5 +81,7 @@ def small_stages(num_steps: int) -> dict[str, ReferStage | TrackStage | MemorySt
         "choose": small_contact(num_steps).model_copy(update={"turns": ("track", "short"), "drawn_share": 1.0}),
         "keep": small_contact(num_steps),
         "tell": small_contact(num_steps).model_copy(update={"turns": ("short", "track")}),
+        "pace": small_contact(num_steps),
+        "hold": small_contact(num_steps).model_copy(update={"turns": ("track", "refer")}),
         "cme": CmeStage(late_clips=four, plain_clips=three, loop=small_loop(num_steps, 2)),
     }

@@ -15,7 +15,7 @@ from pipeline.training.grounded_clips import GroundedBatch, cell_owners, grounde
 from pipeline.training.grounded_losses import expression_loss, word_loss
 from pipeline.training.loop import train
 from pipeline.training.mask_losses import RowScores, row_losses
-from pipeline.training.tiny_recipes import ReferStage
+from pipeline.training.tiny_stages import ReferStage
 from tests.training.small_samwise import WORLD
 from tests.training.small_tiny import small_loop, small_network
 

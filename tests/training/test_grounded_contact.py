@@ -9,7 +9,8 @@ from pipeline.models.letterbox import MEAN, STD
 from pipeline.synth.street import sample_street
 from pipeline.synth.street_config import StreetConfig
 from pipeline.training.grounded_contact import MIN_REGION_PX, ContactLearner, street_batch
-from pipeline.training.tiny_recipes import ContactStage, choosing, touching
+from pipeline.training.tiny_recipes import choosing, touching
+from pipeline.training.tiny_stages import ContactStage
 from tests.training.small_tiny import small_contact, small_network
 
 CPU = torch.device("cpu")

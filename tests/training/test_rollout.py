@@ -17,7 +17,7 @@ from pipeline.training.grounded import fuse_batch
 from pipeline.training.grounded_clips import grounded_batch
 from pipeline.training.grounded_memory import switch_labels
 from pipeline.training.rollout import CmeRows, PromptedObjects, choose_objects, refer_through, track_through
-from pipeline.training.tiny_recipes import ShownBy, TrackPhase
+from pipeline.training.tiny_stages import ShownBy, TrackPhase
 from tests.training.small_tiny import CLIPS, small_network
 
 
