@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from pipeline.cluster.demo import demo_clips
 from pipeline.io.manifest import read_manifest
 from pipeline.synth.clip import Clip, iter_frames, sample_clip
 from pipeline.synth.corpus import write_corpus, write_video
@@ -154,3 +155,12 @@ def test_frames_of_no_target_expressions_have_no_mask(tmp_path: Path) -> None:
     (row,) = rows_of(tmp_path / "corpus" / "truth.jsonl")
     assert row["expressions"][0]["rles"] == [None] * 4
     assert row["expressions"][0]["object_ids"] == []
+
+
+def test_equal_frames_give_equal_files_however_often_they_are_written(tmp_path: Path) -> None:
+    # A clip of the demo, which x264 wrote in several ways until it was told to compute alike everywhere.
+    clip = demo_clips(3)[2]
+    files = [tmp_path / f"{attempt}.mp4" for attempt in range(12)]
+    for file in files:
+        write_video(clip.frames, file, frames_per_second=clip.frames_per_second)
+    assert len({file.read_bytes() for file in files}) == 1
