@@ -1,4 +1,4 @@
-"""A training whose second worker dies once, between two checkpoints; run by Ray's workers in the tests beside."""
+"""Two trainings by the same workers, in the second of which one dies once; run by Ray's workers in the tests beside."""
 
 import os
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from pipeline.io.storage import open_store
 from pipeline.training.loop import LoopConfig, train
+from pipeline.training.refer import ReferTraining, train_refer
 from pipeline.training.workers import Workers
 from tests.training.linear_learner import LinearLearner
 
@@ -16,10 +17,17 @@ DIES_AFTER_STEP = 2
 
 
 class Settings(BaseModel):
-    """Where checkpoints go, and the file that says that a worker has died already."""
+    """The first training, where checkpoints of the second go, and the file that says that a worker has died."""
 
+    refer: ReferTraining
     output: str
     has_died: Path
+
+
+def train_both(settings: Settings, workers: Workers) -> None:
+    """A training of SAMWISE that nothing disturbs, then one that dies: starting workers takes longer than either."""
+    train_refer(settings.refer, workers)
+    train_and_die_once(settings, workers)
 
 
 def train_and_die_once(settings: Settings, workers: Workers) -> None:

@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError, EngineError
 from pipeline.io.storage import open_store
 from pipeline.training.checkpoints import load_latest
 from pipeline.training.loop import train
-from tests.cluster.failing_training import CONFIG, Settings, train_and_die_once
+from tests.cluster.failing_training import CONFIG, Settings, train_both
 from tests.training.linear_learner import LinearLearner
 
 pytestmark = [
@@ -48,32 +48,34 @@ def gradients(output: Path) -> dict[str, torch.Tensor]:
     return {name: moments[place]["exp_avg"] * 10 for place, name in enumerate(names)}
 
 
-@pytest.mark.usefixtures("ray_of_our_own")
-def test_two_workers_have_the_gradient_of_one_with_the_whole_batch(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def outputs(ray_of_our_own: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two workers left: SAMWISE's training in "two", the one in which a worker died in "killed"."""
+    folder = tmp_path_factory.mktemp("outputs")
+    two_workers = ("--runner", "ray", "--num-workers", "2", "--max-restarts", "1")
+    two = job(folder / "two", *two_workers, "--samwise.loop.micro-batch-size", "1")
+    both = Settings(refer=two.settings(), output=str(folder / "killed"), has_died=folder / "has_died")
+    assert run_workers(train_both, both, two) == 0
+    return folder
+
+
+def test_two_workers_have_the_gradient_of_one_with_the_whole_batch(outputs: Path, tmp_path: Path) -> None:
     assert job(tmp_path / "one").run() == 0
-    assert (
-        job(tmp_path / "two", "--runner", "ray", "--num-workers", "2", "--samwise.loop.micro-batch-size", "1").run()
-        == 0
-    )
-    one, two = gradients(tmp_path / "one"), gradients(tmp_path / "two")
+    one, two = gradients(tmp_path / "one"), gradients(outputs / "two")
     assert one.keys() == two.keys()
     assert sum(gradient.abs().sum() > 0 for gradient in one.values()) > 50
     for name, gradient in one.items():
         assert torch.allclose(gradient, two[name], rtol=0, atol=1e-6), name
     assert any(gradient.any() for name, gradient in one.items() if name.startswith("cme."))
-    assert (tmp_path / "two" / "model" / "model.pt").is_file()
-    assert not (tmp_path / "two" / "_ray_train").exists()
+    assert (outputs / "two" / "model" / "model.pt").is_file()
+    assert not (outputs / "two" / "_ray_train").exists()
 
 
-@pytest.mark.usefixtures("ray_of_our_own")
-def test_a_worker_that_dies_is_started_anew_and_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
-    settings = Settings(output=str(tmp_path / "killed"), has_died=tmp_path / "has_died")
-    flags = ("--runner", "ray", "--num-workers", "2", "--max-restarts", "1")
-    assert run_workers(train_and_die_once, settings, job(tmp_path / "killed", *flags)) == 0
-    assert settings.has_died.exists()
+def test_a_worker_that_dies_is_started_anew_and_goes_on_from_the_checkpoint(outputs: Path) -> None:
+    assert (outputs / "has_died").exists()
     untroubled = LinearLearner(with_ratio=True)
     train(untroubled, CONFIG)
-    content = load_latest(open_store(tmp_path / "killed"))
+    content = load_latest(open_store(outputs / "killed"))
     assert content is not None
     assert content["training"]["step"] == CONFIG.num_steps
     weight = untroubled.trained()["1.weight"]
