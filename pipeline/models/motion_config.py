@@ -51,6 +51,10 @@ class MotionConfig(BaseModel):
             accepted on the frame before are looked for within this share of the short side, and no further than a
             displacement is believed, and flow is measured anew from there; 0 does not look [I].
         far_match_cost: of correlation, in that search, at its furthest; look-alikes again [U].
+        kalman_box_std: a box that the filter alone knows grows on every side by so many standard deviations of its
+            centre. Not in the spec: a filter that bridged a passage behind something was half a diameter late, since
+            what it saw last was an object growing narrower; its box then cut the object, and the part inside was too
+            small to be accepted [U].
         box_margin: a forecast box grows by this share of its sides, half on each side [I].
         out_of_view_logit: warped logits of what comes from outside the frame [I].
         accept_predicted_iou: below, a mask neither moves the filter nor counts as seen [I].
@@ -60,9 +64,12 @@ class MotionConfig(BaseModel):
         max_area_share: one with a larger share holds something else too, as two look-alikes that touch do: it moves the
             filter no more than a part does, and, once the filter is stable, takes no part in arbitration beside one
             that is not too large. Not in the spec [U].
+        min_iou_share: so is a mask whose predicted IoU is below this share of the object's usual one: what stands in
+            for a hidden object is not as sure as the object was. Not in the spec: without it the filter went over to an
+            occluder that is partly like the object [U].
         min_predicted_iou: the last accepted mask must reach this for a motion prompt [I].
         coast_max: frames without an accepted mask that the filter bridges. The spec has 5 [I], too few for look-alikes
-            that take ten frames to pass each other [U].
+            that take ten frames to pass each other, and for what is behind something for sixteen [U].
         max_jump_diagonals: a measured displacement further from what was to be expected, in object diagonals per
             frame, is not believed [I].
         stable_frames: accepted masks before the filter is believed [I].
@@ -107,14 +114,16 @@ class MotionConfig(BaseModel):
     far_flow_cost: float = Field(default=1.0, ge=0)
     search_share: float = Field(default=0.3, ge=0, le=1)
     far_match_cost: float = Field(default=0.3, ge=0)
+    kalman_box_std: float = Field(default=0.5, ge=0)
     box_margin: float = Field(default=0.1, ge=0)
     out_of_view_logit: float = Field(default=-8.0, lt=0)
 
     accept_predicted_iou: float = Field(default=0.3, ge=0, le=1)
     min_area_share: float = Field(default=0.5, ge=0, le=1)
     max_area_share: float = Field(default=1.2, ge=1)
+    min_iou_share: float = Field(default=0.7, ge=0, le=1)
     min_predicted_iou: float = Field(default=0.5, ge=0, le=1)
-    coast_max: int = Field(default=10, ge=0)
+    coast_max: int = Field(default=20, ge=0)
     max_jump_diagonals: float = Field(default=1.5, gt=0)
     stable_frames: int = Field(default=15, ge=0)
     kalman_weight: float = Field(default=0.25, ge=0, le=1)

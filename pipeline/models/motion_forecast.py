@@ -209,7 +209,9 @@ def measure(
     elif stable_kalman is not None:
         moved_P2 = state.points_P2 + np.array(expected_xy, np.float32)
         both_P2 = (state.points_P2, moved_P2)
-        motion = _translated("kalman", expected_xy, logits_hw, both_P2, stable_kalman.box, size, config)
+        motion = _translated(
+            "kalman", expected_xy, logits_hw, both_P2, stable_kalman.likely_box(config.kalman_box_std), size, config
+        )
     return motion, agreement, num_tracked
 
 

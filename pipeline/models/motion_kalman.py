@@ -37,6 +37,12 @@ class KalmanState:
         width = max(aspect * height, _MIN_SIDE)
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
+    def likely_box(self, num_std: float) -> Box4:
+        """The box, grown on every side by so many standard deviations of its centre along that axis."""
+        x0, y0, x1, y1 = self.box
+        grow_x, grow_y = (num_std * float(np.sqrt(max(self.covariance[axis, axis], 0.0))) for axis in (0, 1))
+        return x0 - grow_x, y0 - grow_y, x1 + grow_x, y1 + grow_y
+
     @property
     def center(self) -> tuple[float, float]:
         return float(self.mean[0]), float(self.mean[1])

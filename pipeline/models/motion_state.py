@@ -33,6 +33,8 @@ class ObjectMotion:
         accepted_frame: index of that frame.
         object_score, predicted_iou: of that mask.
         usual_area: of accepted masks, in cells; it follows them by a hundredth per frame at most.
+        usual_iou: predicted IoU of accepted masks since the filter began, a running mean; 0 before the first of them
+            that the user did not show.
         absent: frames since then.
         stable_frames: masks accepted since the filter began, without the first.
     """
@@ -49,6 +51,7 @@ class ObjectMotion:
     object_score: float = 0.0
     predicted_iou: float = 0.0
     usual_area: float = 0.0
+    usual_iou: float = 0.0
     absent: int = 0
     stable_frames: int = 0
 

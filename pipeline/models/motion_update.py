@@ -22,6 +22,9 @@ _AREA_CHANGE = 1.01
 """An object's usual area grows and shrinks by this factor per frame at most. With 1.05 two look-alikes that met became
 one object within ten frames, no step of which was too large."""
 
+_IOU_CHANGE = 0.05
+"""Weight of the newest accepted mask in an object's usual predicted IoU."""
+
 
 def update(
     state: ObjectMotion,
@@ -33,7 +36,8 @@ def update(
     predicted_iou: float,
     config: MotionConfig,
 ) -> ObjectMotion:
-    """The object after a frame. Its mask is accepted if it is in view, predicted to be good, and of a usual size.
+    """The object after a frame. Its mask is accepted if it is in view, predicted to be good, as masks of
+    this object usually are, and of a usual size.
 
     Source: spec of MGP, state and gates [I]. The filter begins anew on the first accepted frame, after more than
     `coast_max` frames without one, after a shorter absence from which the object comes back elsewhere (its box does
@@ -62,7 +66,8 @@ def update(
         return _coast(state, expected, frame, config)
     area = float(np.count_nonzero(logits_hw > 0))
     is_other = not config.min_area_share * state.usual_area <= area <= config.max_area_share * state.usual_area
-    if is_other and expected is not None and state.absent < config.coast_max:
+    is_doubtful = predicted_iou < config.min_iou_share * state.usual_iou
+    if (is_other or is_doubtful) and expected is not None and state.absent < config.coast_max:
         return _coast(state, expected, frame, config)
     kalman, stable_frames = _follow(state, expected, box, frame)
     mask_HW = cv2.resize(logits_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0
@@ -78,11 +83,23 @@ def update(
         accepted_frame=frame.frame_index,
         object_score=object_score,
         predicted_iou=predicted_iou,
+        usual_iou=_usual_iou(state, forecast, predicted_iou, is_doubtful=is_doubtful),
         usual_area=area
         if is_other or expected is None
         else min(max(area, state.usual_area / _AREA_CHANGE), state.usual_area * _AREA_CHANGE),
         stable_frames=stable_frames,
     )
+
+
+def _usual_iou(
+    state: ObjectMotion, forecast: MotionForecast | None, predicted_iou: float, *, is_doubtful: bool
+) -> float:
+    """With an accepted mask: one that the user showed says nothing of those to come."""
+    if forecast is None:
+        return 0.0
+    if forecast.kalman is None or is_doubtful or not state.usual_iou:
+        return predicted_iou
+    return state.usual_iou + _IOU_CHANGE * (predicted_iou - state.usual_iou)
 
 
 def _follow(

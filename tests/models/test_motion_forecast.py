@@ -166,7 +166,7 @@ def test_sources_give_way_to_each_other_in_order() -> None:
 
 def test_hidden_objects_are_bridged_by_the_filter_and_then_given_up() -> None:
     world = World(width=640, path=lambda t: (100 + 8 * t, 120))
-    config = with_changes(flow="none", min_tracked_points=6, coast_max=5)
+    config = with_changes(flow="none", min_tracked_points=6, coast_max=5, kalman_box_std=0.0)
     state, _, made = watch(world, range(30), config, seen=lambda time: time < 22)
     # A forecast for frame t is made[t - 1]; frames 22 .. 27 follow at most five without a mask.
     assert [ahead.source for ahead in made[21:27]] == ["kalman"] * 6
@@ -177,6 +177,20 @@ def test_hidden_objects_are_bridged_by_the_filter_and_then_given_up() -> None:
     assert [ahead.reason for ahead in made[27:]] == ["absent_too_long"] * 2
     assert made[-1].kalman_box is None
     assert (state.kalman, state.stable_frames, state.absent) == (None, 0, 8)
+
+
+def test_the_longer_the_filter_bridges_the_larger_is_the_box_that_it_asks_for() -> None:
+    world = World(width=640, path=lambda t: (100 + 8 * t, 120))
+    bridging = {"flow": "none", "min_tracked_points": 6}
+    widths = {}
+    for num_std in (0.0, 1.0):
+        _, _, made = watch(world, range(30), with_changes(**bridging, kalman_box_std=num_std), seen=lambda t: t < 22)
+        boxes = [ahead.prompt.box for ahead in made[21:] if ahead.prompt is not None and ahead.prompt.box is not None]
+        assert len(boxes) == 8
+        widths[num_std] = np.array([box[2] - box[0] for box in boxes])
+    assert np.ptp(widths[0.0]) < 1
+    assert (np.diff(widths[1.0]) > 1).all()
+    assert (widths[1.0] > widths[0.0]).all()
 
 
 def test_each_gate_closes() -> None:

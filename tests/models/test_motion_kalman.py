@@ -40,6 +40,13 @@ def test_five_frames_without_a_measurement_go_on_along_the_line_with_growing_dou
     assert doubt[-1] > doubt[0]
 
 
+def test_a_likely_box_grows_by_the_centres_standard_deviation_on_every_side() -> None:
+    state = KalmanState(mean=np.array([50.0, 30, 2, 10, 0, 0, 0, 0]), covariance=np.diag([16.0, 9, 0, 1, 0, 0, 0, 0]))
+    assert state.box == (40, 25, 60, 35)
+    assert state.likely_box(0.0) == state.box
+    assert state.likely_box(0.5) == (38, 23.5, 62, 36.5)
+
+
 def test_camera_compensation_gives_the_filter_of_a_still_camera_exactly() -> None:
     jerks = np.random.default_rng(3).uniform(-30, 30, size=(20, 2))
     still, moving = initiate(box_at(0)), initiate(box_at(0))

@@ -153,6 +153,21 @@ def test_a_mask_that_takes_in_a_neighbour_bit_by_bit_is_bridged_too() -> None:
     assert state.box[2] - first.box[2] < 0.5 * (first.box[2] - first.box[0])
 
 
+def test_a_mask_less_sure_than_the_objects_usually_are_is_bridged_and_at_last_believed() -> None:
+    state = seen(seen(ObjectMotion(), prompted=True, predicted_iou=1.0), predicted_iou=0.8)
+    assert state.usual_iou == 0.8, "what the user showed says nothing of masks to come"
+    assert seen(state, predicted_iou=0.6).usual_iou == pytest.approx(0.79)
+    beside = np.roll(LOGITS, 3, axis=1)
+    doubtful = seen(state, logits_hw=beside, predicted_iou=0.55)
+    assert (doubtful.absent, doubtful.box, doubtful.usual_iou) == (1, state.box, 0.8)
+    for _ in range(CONFIG.coast_max):
+        doubtful = seen(doubtful, logits_hw=beside, predicted_iou=0.55)
+    assert (doubtful.absent, doubtful.usual_iou, doubtful.box == state.box) == (0, 0.55, False)
+    steady = seen(seen(ObjectMotion(), prompted=True, predicted_iou=1.0), predicted_iou=0.5)
+    assert seen(steady, predicted_iou=0.4).absent == 0, "an object whose masks never are sure is followed"
+    assert ObjectMotion.from_state(state.state_dict()).usual_iou == state.usual_iou
+
+
 def test_a_frame_that_the_user_prompts_begins_the_filter_anew() -> None:
     state = seen(seen(ObjectMotion(), prompted=True))
     assert seen(state).stable_frames == 2
