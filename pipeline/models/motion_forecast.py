@@ -207,11 +207,9 @@ def measure(
         motion = _translated("points", tracked_xy, logits_hw, from_to_P2, None, size, config)
         motion = replace(motion, fit=num_tracked / len(found_P))
     elif stable_kalman is not None:
-        moved_P2 = state.points_P2 + np.array(expected_xy, np.float32)
-        both_P2 = (state.points_P2, moved_P2)
-        motion = _translated(
-            "kalman", expected_xy, logits_hw, both_P2, stable_kalman.likely_box(config.kalman_box_std), size, config
-        )
+        both_P2 = (state.points_P2, state.points_P2 + np.array(expected_xy, np.float32))
+        box = stable_kalman.likely_box(config.kalman_box_std)
+        motion = _translated("kalman", expected_xy, logits_hw, both_P2, box, size, config)
     return motion, agreement, num_tracked
 
 

@@ -36,8 +36,7 @@ def update(
     predicted_iou: float,
     config: MotionConfig,
 ) -> ObjectMotion:
-    """The object after a frame. Its mask is accepted if it is in view, predicted to be good, as masks of
-    this object usually are, and of a usual size.
+    """The object after a frame. Its mask is accepted if it is in view, predicted to be good, and as usual.
 
     Source: spec of MGP, state and gates [I]. The filter begins anew on the first accepted frame, after more than
     `coast_max` frames without one, after a shorter absence from which the object comes back elsewhere (its box does
@@ -84,11 +83,13 @@ def update(
         object_score=object_score,
         predicted_iou=predicted_iou,
         usual_iou=_usual_iou(state, forecast, predicted_iou, is_doubtful=is_doubtful),
-        usual_area=area
-        if is_other or expected is None
-        else min(max(area, state.usual_area / _AREA_CHANGE), state.usual_area * _AREA_CHANGE),
+        usual_area=area if is_other or expected is None else _usual_area(state, area),
         stable_frames=stable_frames,
     )
+
+
+def _usual_area(state: ObjectMotion, area: float) -> float:
+    return min(max(area, state.usual_area / _AREA_CHANGE), state.usual_area * _AREA_CHANGE)
 
 
 def _usual_iou(
