@@ -15,7 +15,9 @@ from pipeline.training.tiny import STAGES, StageName, TinyTraining, stage_store,
 from pipeline.training.tiny_recipes import (
     choosing,
     detailing,
+    firming,
     guiding,
+    heeding,
     holding,
     keeping,
     pacing,
@@ -64,6 +66,10 @@ class TrainTiny(TrainJob):
     """From a mean of the three before: things slower and faster, and sentences that say so."""
     hold: ContactStage = holding()
     """Beside pace, from the same mean: tracks in every other step."""
+    firm: ContactStage = firming()
+    """From the mean of pace and hold: more tracks a step, over fewer frames."""
+    heed: ContactStage = heeding()
+    """Beside firm, from the same mean: more look-alikes that differ in shape."""
     cme: CmeStage = CmeStage()
     """The conditional memory encoder's head."""
 

@@ -26,7 +26,9 @@ from pipeline.training.loop import train
 from pipeline.training.tiny_recipes import (
     choosing,
     detailing,
+    firming,
     guiding,
+    heeding,
     holding,
     keeping,
     pacing,
@@ -54,6 +56,8 @@ StageName = Literal[
     "tell",
     "pace",
     "hold",
+    "firm",
+    "heed",
     "cme",
 ]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -63,7 +67,9 @@ MIXES: dict[StageName, dict[StageName, float]] = {
     "tell": {"choose": 0.6, "guide": 0.4},
     "pace": {"keep": 0.4, "tell": 0.4, "choose": 0.2},
     "hold": {"keep": 0.4, "tell": 0.4, "choose": 0.2},
-    "cme": {"pace": 0.5, "hold": 0.5},
+    "firm": {"pace": 0.5, "hold": 0.5},
+    "heed": {"pace": 0.5, "hold": 0.5},
+    "cme": {"firm": 0.35, "heed": 0.35, "pace": 0.15, "hold": 0.15},
 }
 """See `TinyTraining.mixes`. The last was chosen on development seed 777; MODEL_CARD.md has the table."""
 _SHARES_OFF = 1e-6
@@ -88,8 +94,8 @@ class TinyTraining(BaseModel):
         mixes: what a stage begins with where it is not what the stage before left: shares of stages' weights. Averages
             of a training's end and its beginning, and of trainings from one beginning, keep what each knew (Wortsman
             et al., WiSE-FT, CVPR 2022, arXiv 2109.01903; Model soups, ICML 2022, arXiv 2203.05482).
-        refer, ripen, sharpen, detail, track, memory, contact, guide, choose, keep, tell, pace, hold, cme: the stages'
-            recipes.
+        refer, ripen, sharpen, detail, track, memory, contact, guide, choose, keep, tell, pace, hold, firm, heed,
+            cme: the stages' recipes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,6 +121,8 @@ class TinyTraining(BaseModel):
     tell: ContactStage = telling()
     pace: ContactStage = pacing()
     hold: ContactStage = holding()
+    firm: ContactStage = firming()
+    heed: ContactStage = heeding()
     cme: CmeStage = CmeStage()
 
     @model_validator(mode="after")
@@ -166,7 +174,7 @@ def build_learner(settings: TinyTraining, stage: StageName) -> GroundedLearner:
     """A stage's learner: with fresh weights if it is the first of all, else with those of the stage before, or a mean.
 
     Raises:
-        WeightsError: a stage that it begins with left none.
+        WeightsError: a stage that it begins with left none, or has not ended.
     """
     network = _initial(settings, stage).to(chosen_device(settings.device)).eval()
     match settings.recipe(stage):
@@ -238,10 +246,15 @@ def _finished(settings: TinyTraining, stage: StageName) -> dict[str, Any]:
     """The last checkpoint of a stage.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: there is none, or one from before its last step.
     """
     store = stage_store(settings, stage)
     content = checkpoints.load_latest(store)
     if content is None:
         raise WeightsError(f"{store.root_uri}: no checkpoint of stage {stage!r} to go on from. Run that stage first.")
+    step, num_steps = content["training"]["step"], settings.recipe(stage).loop.num_steps
+    if step < num_steps:
+        raise WeightsError(
+            f"{store.root_uri}: stage {stage!r} ended after {step} of {num_steps} steps. Run it to its end first."
+        )
     return content

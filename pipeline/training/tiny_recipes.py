@@ -144,6 +144,21 @@ def holding() -> ContactStage:
     return _after(telling(), "hold", short=_PACE, loop=loop, turns=turns, drawn_share=0.25)
 
 
+def firming() -> ContactStage:
+    """From a mean of pace and hold: more tracks a step, over fewer frames."""
+    loop = {"num_steps": 1400, "seed": 15}
+    return _after(holding(), "firm", short={}, loop=loop, num_tracked_frames=10, tracked_clips_per_step=4)
+
+
+def heeding() -> ContactStage:
+    """Beside firm, from the same mean: more look-alikes that differ in shape, tracks in every other step."""
+    twins = {"motion": 0.4, "shape": 0.35, "texture": 0.1, "size": 0.15}
+    loop = {"num_steps": 1400, "seed": 16}
+    return _after(
+        holding(), "heed", short={"twin_differs": twins}, loop=loop, turns=("short", "track", "refer", "track")
+    )
+
+
 def _after(
     before: ContactStage, name: str, *, short: dict[str, Any], loop: dict[str, Any], **own: object
 ) -> ContactStage:

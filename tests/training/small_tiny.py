@@ -83,5 +83,7 @@ def small_stages(num_steps: int) -> dict[str, ReferStage | TrackStage | MemorySt
         "tell": small_contact(num_steps).model_copy(update={"turns": ("short", "track")}),
         "pace": small_contact(num_steps),
         "hold": small_contact(num_steps).model_copy(update={"turns": ("track", "refer")}),
+        "firm": small_contact(num_steps).model_copy(update={"turns": ("track", "refer")}),
+        "heed": small_contact(num_steps).model_copy(update={"turns": ("short", "track")}),
         "cme": CmeStage(late_clips=four, plain_clips=three, loop=small_loop(num_steps, 2)),
     }
