@@ -64,6 +64,8 @@ class MotionConfig(BaseModel):
         max_area_share: one with a larger share holds something else too, as two look-alikes that touch do: it moves the
             filter no more than a part does, and, once the filter is stable, takes no part in arbitration beside one
             that is not too large. Not in the spec [U].
+        max_box_share: so is a mask whose box has more than so many times the area of the box last accepted: pieces here
+            and there, of what is partly like the object. Not in the spec [U].
         min_iou_share: so is a mask whose predicted IoU is below this share of the object's usual one: what stands in
             for a hidden object is not as sure as the object was. Not in the spec: without it the filter went over to an
             occluder that is partly like the object [U].
@@ -119,8 +121,9 @@ class MotionConfig(BaseModel):
     out_of_view_logit: float = Field(default=-8.0, lt=0)
 
     accept_predicted_iou: float = Field(default=0.3, ge=0, le=1)
-    min_area_share: float = Field(default=0.5, ge=0, le=1)
+    min_area_share: float = Field(default=0.7, ge=0, le=1)
     max_area_share: float = Field(default=1.2, ge=1)
+    max_box_share: float = Field(default=2.0, ge=1)
     min_iou_share: float = Field(default=0.7, ge=0, le=1)
     min_predicted_iou: float = Field(default=0.5, ge=0, le=1)
     coast_max: int = Field(default=20, ge=0)

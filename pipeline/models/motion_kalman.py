@@ -99,11 +99,12 @@ def box_iou(first: Box4, second: Box4) -> float:
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     shared = max(0.0, width) * max(0.0, height)
-    union = _area(first) + _area(second) - shared
+    union = box_area(first) + box_area(second) - shared
     return shared / union if union > 0 else 0.0
 
 
-def _area(box: Box4) -> float:
+def box_area(box: Box4) -> float:
+    """In square pixels, 0 where a side is negative."""
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 

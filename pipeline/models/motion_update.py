@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.models.motion_camera import FrameMotion
 from pipeline.models.motion_config import MotionConfig
 from pipeline.models.motion_forecast import MotionForecast
-from pipeline.models.motion_kalman import Box4, KalmanState, box_iou, correct, initiate
+from pipeline.models.motion_kalman import Box4, KalmanState, box_area, box_iou, correct, initiate
 from pipeline.models.motion_points import Floats, key_points
 from pipeline.models.motion_state import ObjectMotion
 from pipeline.models.motion_warp import logits_box
@@ -64,9 +64,9 @@ def update(
     if box is None or object_score <= 0 or predicted_iou <= config.accept_predicted_iou:
         return _coast(state, expected, frame, config)
     area = float(np.count_nonzero(logits_hw > 0))
-    is_other = not config.min_area_share * state.usual_area <= area <= config.max_area_share * state.usual_area
+    is_other = _is_other(state, area, box, config)
     is_doubtful = predicted_iou < config.min_iou_share * state.usual_iou
-    if (is_other or is_doubtful) and expected is not None and state.absent < config.coast_max:
+    if (is_other or is_doubtful) and expected is not None:
         return _coast(state, expected, frame, config)
     kalman, stable_frames = _follow(state, expected, box, frame)
     mask_HW = cv2.resize(logits_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0
@@ -86,6 +86,12 @@ def update(
         usual_area=area if is_other or expected is None else _usual_area(state, area),
         stable_frames=stable_frames,
     )
+
+
+def _is_other(state: ObjectMotion, area: float, box: Box4, config: MotionConfig) -> bool:
+    """Whether a mask's size says that it is not the object alone, or not all of it."""
+    is_spread = state.box is not None and box_area(box) > config.max_box_share * box_area(state.box)
+    return is_spread or not config.min_area_share * state.usual_area <= area <= config.max_area_share * state.usual_area
 
 
 def _usual_area(state: ObjectMotion, area: float) -> float:

@@ -111,9 +111,9 @@ def test_a_mask_that_lost_most_of_its_area_is_bridged_and_at_last_believed() -> 
     assert (part.absent, part.box, part.points_P2 is state.points_P2) == (1, state.box, True)
     assert part.kalman is not None
     assert part.kalman.mean[0] == pytest.approx(state.kalman.mean[0], abs=1), "it is not drawn to the sliver"  # type: ignore[union-attr]
-    for _ in range(CONFIG.coast_max):
+    for _ in range(CONFIG.coast_max + 1):
         part = seen(part, logits_hw=sliver)
-    assert part.absent == 0, "after as many frames as the filter bridges, that is all there is"
+    assert (part.absent, part.stable_frames) == (0, 0), "after the frames that the filter bridges, that is all there is"
     assert seen(part, logits_hw=sliver).absent == 0
     shrinking = [LOGITS - step for step in np.linspace(0, LOGITS.max() * 0.5, 12)]
     for logits in shrinking:
@@ -128,7 +128,7 @@ def test_a_mask_that_took_in_a_neighbour_is_bridged_and_at_last_believed() -> No
     assert (merged.absent, merged.box, merged.usual_area) == (1, state.box, state.usual_area)
     assert merged.kalman is not None
     assert merged.kalman.mean[0] == pytest.approx(state.kalman.mean[0], abs=1), "it is not drawn to the neighbour"  # type: ignore[union-attr]
-    for _ in range(CONFIG.coast_max):
+    for _ in range(CONFIG.coast_max + 1):
         merged = seen(merged, logits_hw=both)
     assert (merged.absent, merged.usual_area) == (0, np.count_nonzero(both > 0)), "that is how large it is now"
     for step in range(12):
@@ -153,6 +153,19 @@ def test_a_mask_that_takes_in_a_neighbour_bit_by_bit_is_bridged_too() -> None:
     assert state.box[2] - first.box[2] < 0.5 * (first.box[2] - first.box[0])
 
 
+def test_a_mask_in_pieces_is_bridged_however_large_it_is() -> None:
+    state = seen(seen(ObjectMotion(), prompted=True))
+    columns = np.flatnonzero((LOGITS > 0).any(axis=0))
+    left = np.where(np.arange(LOGITS.shape[1]) <= columns.mean(), LOGITS, -8)
+    # Half of the object as it is, the other half of it fifteen columns further on: its area, in a box twice as wide.
+    apart = np.maximum(left, np.roll(np.where(left == LOGITS, -8, LOGITS), 15, axis=1)).astype(np.float32)
+    assert np.count_nonzero(apart > 0) == np.count_nonzero(LOGITS > 0)
+    pieces = seen(state, logits_hw=apart)
+    assert (pieces.absent, pieces.box) == (1, state.box)
+    nearer = np.maximum(left, np.roll(np.where(left == LOGITS, -8, LOGITS), 4, axis=1)).astype(np.float32)
+    assert seen(state, logits_hw=nearer).absent == 0
+
+
 def test_a_mask_less_sure_than_the_objects_usually_are_is_bridged_and_at_last_believed() -> None:
     state = seen(seen(ObjectMotion(), prompted=True, predicted_iou=1.0), predicted_iou=0.8)
     assert state.usual_iou == 0.8, "what the user showed says nothing of masks to come"
@@ -160,7 +173,7 @@ def test_a_mask_less_sure_than_the_objects_usually_are_is_bridged_and_at_last_be
     beside = np.roll(LOGITS, 3, axis=1)
     doubtful = seen(state, logits_hw=beside, predicted_iou=0.55)
     assert (doubtful.absent, doubtful.box, doubtful.usual_iou) == (1, state.box, 0.8)
-    for _ in range(CONFIG.coast_max):
+    for _ in range(CONFIG.coast_max + 1):
         doubtful = seen(doubtful, logits_hw=beside, predicted_iou=0.55)
     assert (doubtful.absent, doubtful.usual_iou, doubtful.box == state.box) == (0, 0.55, False)
     steady = seen(seen(ObjectMotion(), prompted=True, predicted_iou=1.0), predicted_iou=0.5)
