@@ -71,7 +71,7 @@ class MotionConfig(BaseModel):
             occluder that is partly like the object [U].
         min_predicted_iou: the last accepted mask must reach this for a motion prompt [I].
         coast_max: frames without an accepted mask that the filter bridges. The spec has 5 [I], too few for look-alikes
-            that take ten frames to pass each other, and for what is behind something for sixteen [U].
+            that take ten frames to pass each other, and for what is going into hiding, hidden and coming out for twenty-one [U].
         max_jump_diagonals: a measured displacement further from what was to be expected, in object diagonals per
             frame, is not believed [I].
         stable_frames: accepted masks before the filter is believed [I].
@@ -126,7 +126,7 @@ class MotionConfig(BaseModel):
     max_box_share: float = Field(default=2.0, ge=1)
     min_iou_share: float = Field(default=0.7, ge=0, le=1)
     min_predicted_iou: float = Field(default=0.5, ge=0, le=1)
-    coast_max: int = Field(default=20, ge=0)
+    coast_max: int = Field(default=25, ge=0)
     max_jump_diagonals: float = Field(default=1.5, gt=0)
     stable_frames: int = Field(default=15, ge=0)
     kalman_weight: float = Field(default=0.25, ge=0, le=1)
