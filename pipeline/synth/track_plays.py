@@ -177,8 +177,8 @@ def _faded(look: tuple[tuple[Colour, Colour], ...], num_frames: int, fading_fram
 
 
 def _mixed(tones_23: NDArray[np.uint8], grey: Tone) -> tuple[Tone, Tone]:
-    """Both tones, a third of the way to a grey."""
-    first, second = ((2 * tones_23.astype(np.int64) + np.array(grey)) // 3).tolist()
+    """Both tones, three eighths of the way to a grey."""
+    first, second = ((5 * tones_23.astype(np.int64) + 3 * np.array(grey)) // 8).tolist()
     return (first[0], first[1], first[2]), (second[0], second[1], second[2])
 
 
