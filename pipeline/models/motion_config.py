@@ -64,14 +64,14 @@ class MotionConfig(BaseModel):
         max_area_share: one with a larger share holds something else too, as two look-alikes that touch do: it moves the
             filter no more than a part does, and, once the filter is stable, takes no part in arbitration beside one
             that is not too large. Not in the spec [U].
-        max_box_share: so is a mask whose box has more than so many times the area of the box last accepted: pieces here
-            and there, of what is partly like the object. Not in the spec [U].
-        min_iou_share: so is a mask whose predicted IoU is below this share of the object's usual one: what stands in
+        max_box_share: no more does a mask whose box has more than so many times the area of the box last accepted:
+            pieces here and there, of what is partly like the object. Not in the spec [U].
+        min_iou_share: nor one whose predicted IoU is below this share of the object's usual one: what stands in
             for a hidden object is not as sure as the object was. Not in the spec: without it the filter went over to an
             occluder that is partly like the object [U].
         min_predicted_iou: the last accepted mask must reach this for a motion prompt [I].
         coast_max: frames without an accepted mask that the filter bridges. The spec has 5 [I], too few for look-alikes
-            that take ten frames to pass each other, and for what is going into hiding, hidden and coming out for twenty-one [U].
+            that take ten frames to pass each other, and for what goes into hiding, is hidden and comes out in 21 [U].
         max_jump_diagonals: a measured displacement further from what was to be expected, in object diagonals per
             frame, is not believed [I].
         stable_frames: accepted masks before the filter is believed [I].
