@@ -82,8 +82,8 @@ def update(
         accepted_frame=frame.frame_index,
         object_score=object_score,
         predicted_iou=predicted_iou,
-        usual_iou=_usual_iou(state, forecast, predicted_iou, is_doubtful=is_doubtful),
-        usual_area=area if is_other or expected is None else _usual_area(state, area),
+        usual_iou=_usual_iou(state, forecast, predicted_iou),
+        usual_area=area if expected is None else _usual_area(state, area),
         stable_frames=stable_frames,
     )
 
@@ -98,13 +98,11 @@ def _usual_area(state: ObjectMotion, area: float) -> float:
     return min(max(area, state.usual_area / _AREA_CHANGE), state.usual_area * _AREA_CHANGE)
 
 
-def _usual_iou(
-    state: ObjectMotion, forecast: MotionForecast | None, predicted_iou: float, *, is_doubtful: bool
-) -> float:
+def _usual_iou(state: ObjectMotion, forecast: MotionForecast | None, predicted_iou: float) -> float:
     """With an accepted mask: one that the user showed says nothing of those to come."""
     if forecast is None:
         return 0.0
-    if forecast.kalman is None or is_doubtful or not state.usual_iou:
+    if forecast.kalman is None or not state.usual_iou:
         return predicted_iou
     return state.usual_iou + _IOU_CHANGE * (predicted_iou - state.usual_iou)
 
